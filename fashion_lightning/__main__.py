@@ -1,0 +1,6 @@
+"""Run the command: `python -m fashion_lightning`."""
+
+from fashion_lightning.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""Batches cut from tensors in memory, on the device where they are used.
+
+A network this small computes faster than a DataLoader collects single images, so a batch is one
+indexing operation here. This file knows tensors only: not where they come from, and no trainer.
+"""
+
+from collections.abc import Callable, Iterator
+from random import Random
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from fashion_lightning.checks import expect
+
+
+class Batches:
+    """An iterable of batches ``(images float32 (B, 1, 28, 28) in [0, 1], labels int64 (B,))``.
+
+    With `seed` it serves training: every iteration is one epoch in an order of its own, augmented,
+    and a last incomplete batch is left out, so that all steps weigh the same. Without, it serves
+    evaluation: every image once, in order, unchanged.
+
+    The order of an epoch depends on (seed, epoch) alone, and how an image is augmented on (seed,
+    epoch, its position in that order) alone: not on the batch size, on the number of processes,
+    nor on the state of any other random number generator.
+
+    Several processes share the work by taking turns: of batches 0, 1, 2, ... process `rank` gets
+    every `world_size`-th, beginning with its own number.
+
+    Args:
+        images: uint8, ``(N, 28, 28)``.
+        labels: int64, ``(N,)``, on the device of `images`. The batches are cut there.
+        batch_size: Images in a batch of one process, at least 1.
+        seed: Source of the order and the augmentation, or None for evaluation.
+        epoch: Number of the first epoch.
+        horizontal_flip: Probability that a training image is mirrored, in [0, 1].
+        shift: Training images are moved by up to so many pixels, each direction by itself, filled
+            with black; in 0 ... 27.
+        rank: Number of this process.
+        world_size: Number of processes.
+
+    Raises:
+        ValueError: If an argument is out of its range, or the images do not fill one training batch
+            for each process.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        batch_size: int,
+        seed: int | None = None,
+        epoch: int = 0,
+        horizontal_flip: float = 0.0,
+        shift: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        expect(batch_size >= 1, "batch_size", "an int >= 1", batch_size)
+        expect(0 <= horizontal_flip <= 1, "horizontal_flip", "in [0, 1]", horizontal_flip)
+        expect(0 <= shift <= 27, "shift", "an int in 0 ... 27", shift)
+        self.dataset = TensorDataset(images, labels)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.horizontal_flip = horizontal_flip
+        self.shift = shift
+        self.rank = rank
+        self.world_size = world_size
+        self._epoch = epoch  # of the iteration that is running, or of the first
+        self._cut = 0  # batches cut in it
+        self._resuming = True  # the next iteration begins at (_epoch, _cut), not with a new epoch
+        if seed is not None:
+            expect(
+                len(self) > 0,
+                "batch_size",
+                f"at most {len(labels) // world_size} ({len(labels)} training images, "
+                f"{world_size} process{'es' if world_size > 1 else ''})",
+                batch_size,
+            )
+            # All shifted versions of an image are views of the padded one.
+            padded = F.pad(images, (shift,) * 4)
+            self._windows = padded.unfold(1, images.shape[1], 1).unfold(2, images.shape[2], 1)
+
+    def __len__(self) -> int:
+        """Batches that this process gets in an epoch."""
+        num_images = len(self.dataset)
+        if self.seed is not None:
+            return num_images // (self.batch_size * self.world_size)
+        return len(
+            range(self.rank * self.batch_size, num_images, self.batch_size * self.world_size)
+        )
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Run through one epoch; each further iteration is the next epoch."""
+        # A generator: nothing of this happens before the first batch is asked for, so Lightning
+        # may call iter() more often than it runs through an epoch.
+        if not self._resuming:
+            self._epoch, self._cut = self._epoch + 1, 0
+        self._resuming = False
+        cut = self._cut_in_order if self.seed is None else self._cut_shuffled()
+        while self._cut < len(self):
+            first = self.first_index(self._cut)
+            self._cut += 1
+            images, labels = cut(slice(first, first + self.batch_size))
+            yield images.unsqueeze(1).float().div_(255), labels
+
+    def first_index(self, batch_idx: int) -> int:
+        """Return the place, in the order of the epoch, of the first image of a batch."""
+        return (batch_idx * self.world_size + self.rank) * self.batch_size
+
+    def _cut_in_order(self, rows: slice) -> tuple[Tensor, Tensor]:
+        images, labels = self.dataset.tensors
+        return images[rows], labels[rows]
+
+    def _cut_shuffled(self) -> Callable[[slice], tuple[Tensor, Tensor]]:
+        """Draw the running epoch's order and augmentation; return what cuts its batches."""
+        labels = self.dataset.tensors[1]
+        num_images, device = len(labels), labels.device
+        # Hashing the pair keeps (seed 0, epoch 1) and (seed 1, epoch 0) apart.
+        seed = Random(f"{self.seed}, {self._epoch}").getrandbits(63)
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(num_images, generator=generator).to(device)
+        flip = torch.rand(num_images, generator=generator).lt(self.horizontal_flip).to(device)
+        offsets = torch.randint(2 * self.shift + 1, (2, num_images), generator=generator).to(device)
+
+        def cut(rows: slice) -> tuple[Tensor, Tensor]:
+            chosen, (down, right) = order[rows], offsets[:, rows]
+            images = self._windows[chosen, down, right]
+            images = torch.where(flip[rows, None, None], images.flip(-1), images)
+            return images, labels[chosen]
+
+        return cut
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the iteration stands; Lightning keeps it in every checkpoint."""
+        return {"seed": self.seed, "epoch": self._epoch, "cut": self._cut}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Let the next iteration continue where `state` was taken, also inside an epoch."""
+        self.seed, self._epoch, self._cut = state["seed"], state["epoch"], state["cut"]
+        self._resuming = self._cut < len(self)

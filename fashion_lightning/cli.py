@@ -1,0 +1,210 @@
+"""The command `fashion-lightning`: Lightning's CLI, with a folder a run and clear refusals."""
+
+import os
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichModelSummary
+from lightning.pytorch.cli import (
+    ArgsType,
+    LightningArgumentParser,
+    LightningCLI,
+    SaveConfigCallback,
+)
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from typing_extensions import override
+
+from fashion_lightning import __version__
+from fashion_lightning.callbacks import PredictionWriter, ReportWriter
+from fashion_lightning.datamodule import FashionMNISTDataModule
+from fashion_lightning.module import FashionMNISTClassifier
+from fashion_lightning.runs import find_checkpoint, new_run, run_of
+
+
+class _Parser(LightningArgumentParser):
+    @override
+    def print_usage(self, file: Any = None) -> None:
+        """Print nothing: before an error, two hundred options would hide it. See ``--help``."""
+
+
+class FashionLightningCLI(LightningCLI):
+    """LightningCLI that keeps all of a run in one folder and never scores random weights."""
+
+    @override
+    def setup_parser(self, *args: Any, **kwargs: Any) -> None:
+        """Add the options that belong to one command only."""
+        super().setup_parser(*args, **kwargs)
+        self._subcommand_parsers["fit"].add_argument(
+            "--test_after_fit",
+            type=bool,
+            default=True,
+            help="Whether fit ends by testing the best checkpoint.",
+        )
+        self._subcommand_parsers["predict"].add_lightning_class_args(
+            PredictionWriter, "predictions"
+        )
+
+    @override
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse twice if there is a checkpoint: what it records are the defaults of the rest."""
+        super().parse_arguments(parser, args)
+        command = self.config["subcommand"]
+        config = self.config[command]
+        if command == "fit" and config.ckpt_path is None:
+            return
+        try:
+            path = find_checkpoint(Path(config.trainer.default_root_dir or ""), config.ckpt_path)
+        except FileNotFoundError as error:
+            parser.error(str(error))
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        for group, key in (("model", "hyper_parameters"), ("data", "datamodule_hyper_parameters")):
+            known = {
+                name: value for name, value in checkpoint.get(key, {}).items() if name[0] != "_"
+            }
+            self._subcommand_parsers[command].set_defaults(
+                {f"{group}.{name}": value for name, value in known.items()}
+            )
+        super().parse_arguments(parser, args)
+        self.config[command].ckpt_path = str(path)
+
+    @override
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing: LightningCLI's would let the checkpoint win over explicit arguments."""
+
+    @override
+    def before_instantiate_classes(self) -> None:
+        """Train in bf16 where the hardware multiplies it natively, unless told otherwise."""
+        trainer = self.config[self.config.subcommand].trainer
+        if trainer.precision is None and trainer.plugins is None:
+            bf16 = self.subcommand == "fit" and multiplies_bf16(trainer.accelerator)
+            trainer.precision = "bf16-mixed" if bf16 else "32-true"
+
+    @override
+    def instantiate_classes(self) -> None:
+        """Build everything; what the constructors refuse ends in one sentence."""
+        try:
+            super().instantiate_classes()
+        except (ValueError, TypeError, OSError, MisconfigurationException) as error:
+            self.parser.error(str(error))
+
+    @override
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Give the trainer its run's folder, loggers and callbacks."""
+        config = self._get(self.config_init, "trainer")
+        fits = self.subcommand == "fit"
+        resumes = self._get(self.config, "ckpt_path")
+        root = Path(config.default_root_dir or "")
+        run = run_of(Path(resumes)) if resumes else None
+        made_now = (
+            run is None and getattr(rank_zero_only, "rank", 0) == 0 and not config.fast_dev_run
+        )
+        if run is None:
+            run = new_run(root) if made_now else root
+        self.save_config_callback = SaveConfigCallback if fits else None
+        self.save_config_kwargs = {"overwrite": bool(resumes)}
+        kwargs["default_root_dir"] = str(run)
+        kwargs["callbacks"] = [*(config.callbacks or []), *self._callbacks(run, fits)]
+        if config.logger in (None, True):
+            # Training writes curves; the other commands must not touch those.
+            kwargs["logger"] = _loggers(run) if fits else False
+        if config.enable_model_summary is not False:
+            kwargs["enable_model_summary"] = False
+            if fits:
+                kwargs["callbacks"].append(RichModelSummary(max_depth=-1))
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except BaseException:
+            if made_now:
+                run.rmdir()
+            raise
+
+    def _callbacks(self, run: Path, fits: bool) -> list[Callback]:
+        """Return what every run has, beside the callbacks that the user asks for."""
+        config = self._get(self.config_init, "trainer")
+        callbacks: list[Callback] = [ReportWriter(run)]
+        if fits and config.enable_checkpointing is not False:
+            validates = self.datamodule.val_size > 0 and config.limit_val_batches != 0
+            callbacks.append(
+                ModelCheckpoint(
+                    dirpath=run / "checkpoints",
+                    filename="best",
+                    monitor="val_acc" if validates else None,  # None: the best is the last.
+                    mode="max",
+                    save_last=True,
+                    enable_version_counter=False,
+                )
+            )
+        if fits and config.logger is not False:
+            callbacks.append(LearningRateMonitor(logging_interval="step"))
+        return callbacks
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Say where and how the command computes, then run it."""
+        trainer = self.trainer
+        rank_zero_info(
+            f"{subcommand}: on {trainer.strategy.root_device}, precision {trainer.precision}, "
+            f"files in {trainer.default_root_dir}"
+        )
+        try:
+            super()._run_subcommand(subcommand)
+        except FileExistsError as error:
+            self.parser.error(str(error))
+
+    def after_fit(self) -> None:
+        """Test the best checkpoint and say what can be done next."""
+        checkpoint = self.trainer.checkpoint_callback
+        best = checkpoint.best_model_path if isinstance(checkpoint, ModelCheckpoint) else ""
+        if not best:  # A trial run (fast_dev_run), or one that keeps no checkpoints.
+            return
+        if self.config.fit.test_after_fit:
+            self.trainer.test(self.model, self.datamodule, ckpt_path=best)
+        best = os.path.relpath(best)
+        rank_zero_info(
+            f"\nThe run's folder is {os.path.relpath(self.trainer.default_root_dir)}. Next:\n"
+            f"  fashion-lightning test --ckpt_path {best}\n"
+            f"  fashion-lightning predict --ckpt_path {best}"
+        )
+
+
+def _loggers(run: Path) -> list[Logger]:
+    """Return a CSV logger, and one for TensorBoard where that is installed."""
+    loggers: list[Logger] = [CSVLogger(run, name="", version="")]
+    if find_spec("tensorboard"):
+        loggers.append(TensorBoardLogger(run, name="", version=""))
+    return loggers
+
+
+def multiplies_bf16(accelerator: str) -> bool:
+    """Tell whether the hardware that `accelerator` stands for multiplies bf16 natively."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if accelerator == "cpu" or (accelerator == "auto" and not torch.backends.mps.is_available()):
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return False
+
+
+def main(args: ArgsType = None) -> None:
+    """Run the command.
+
+    Args:
+        args: What stands after ``fashion-lightning``. None: `sys.argv`.
+    """
+    # Lightning's own business, which no option of ours can change.
+    warnings.filterwarnings("ignore", "Precision bf16-mixed is not supported by the model summary")
+    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.* is deprecated")
+    FashionLightningCLI(
+        FashionMNISTClassifier,
+        FashionMNISTDataModule,
+        seed_everything_default=0,
+        trainer_defaults={"max_epochs": 16},
+        parser_class=_Parser,
+        parser_kwargs={"prog": "fashion-lightning", "version": __version__},
+        args=args,
+    )

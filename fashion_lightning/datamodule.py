@@ -1,0 +1,168 @@
+"""The LightningDataModule: owns FashionMNIST's download, split and batching for all four stages."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+from torch.utils.data import TensorDataset
+from typing_extensions import override
+
+from fashion_lightning import files
+from fashion_lightning.batches import Batches
+from fashion_lightning.checks import expect
+
+
+def split_indices(labels: Tensor, val_size: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Draw a stratified validation split, the same on every machine.
+
+    Args:
+        labels: Class numbers, ``(N,)``.
+        val_size: Images in the validation split. Each class gets its share, to within one image.
+        seed: The only source of randomness. Python documents that `random.Random(seed).random()`
+            gives the same numbers in every version; PyTorch and NumPy promise no such thing.
+
+    Returns:
+        Indices of the training and of the validation images, each in ascending order.
+    """
+    random = Random(seed)
+    keys = torch.tensor([random.random() for _ in labels], dtype=torch.float64)
+    place = torch.empty_like(keys)  # of an image within its class, as a fraction
+    for label in set(labels.tolist()):
+        members = (labels == label).nonzero().squeeze(1)
+        shuffled = members[keys[members].argsort()]
+        place[shuffled] = torch.arange(len(members), dtype=torch.float64) / len(members)
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    chosen[place.argsort(stable=True)[:val_size]] = True
+    return (~chosen).nonzero().squeeze(1), chosen.nonzero().squeeze(1)
+
+
+class FashionMNISTDataModule(LightningDataModule):
+    """FashionMNIST, split 55,000 / 5,000 / 10,000, as batches cut from tensors in memory.
+
+    Batches are ``(images float32 (B, 1, 28, 28) in [0, 1], labels int64 (B,))``, already on the
+    trainer's device. Training batches are shuffled and augmented anew each epoch, from the global
+    seed (`seed_everything`, `torch.manual_seed`); validation, test and predict batches hold every
+    image once, in the dataset's order. The predict stage serves the test images.
+
+    Args:
+        data_dir: Folder of the data, in torchvision's layout (``data_dir/FashionMNIST/raw``).
+        batch_size: Images in a batch, for each process (each device). Training leaves out a last
+            incomplete batch; evaluation never leaves out anything.
+        val_size: Images held out of the 60,000 for validation, with equal shares of the classes.
+            0: train on all 60,000, with no validation.
+        split_seed: What the validation split is drawn from; the global seed has no part in it.
+        horizontal_flip: Probability that a training image is mirrored, in [0, 1].
+        shift: Training images are moved by up to so many pixels in each direction, in 0 ... 27.
+        mirrors: Base URLs from which missing files are downloaded, in this order, before the copy
+            in the package is taken. ``[]`` leaves the network alone.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Example:
+        >>> datamodule = FashionMNISTDataModule(batch_size=64, mirrors=[])
+        >>> datamodule.prepare_data()
+        >>> datamodule.setup("test")
+        >>> images, labels = next(iter(datamodule.test_dataloader()))
+        >>> images.shape, labels.shape
+        (torch.Size([64, 1, 28, 28]), torch.Size([64]))
+    """
+
+    def __init__(
+        self,
+        data_dir: str | Path = "data",
+        *,
+        batch_size: int = 250,
+        val_size: int = 5000,
+        split_seed: int = 0,
+        horizontal_flip: float = 0.5,
+        shift: int = 0,
+        mirrors: Sequence[str] = files.MIRRORS,
+    ) -> None:
+        super().__init__()
+        expect(batch_size >= 1, "batch_size", "an int >= 1", batch_size)
+        expect(0 <= val_size < 60_000, "val_size", "an int in 0 ... 59999", val_size)
+        expect(0 <= horizontal_flip <= 1, "horizontal_flip", "in [0, 1]", horizontal_flip)
+        expect(0 <= shift <= 27, "shift", "an int in 0 ... 27", shift)
+        expect(
+            batch_size <= 60_000 - val_size,
+            "batch_size",
+            f"at most the {60_000 - val_size} training images",
+            batch_size,
+        )
+        # Where the files are says nothing about a model: a checkpoint does not keep it.
+        self.save_hyperparameters(ignore=["data_dir", "mirrors"])
+        self.data_dir = data_dir
+        self.batch_size = batch_size
+        self.val_size = val_size
+        self.split_seed = split_seed
+        self.horizontal_flip = horizontal_flip
+        self.shift = shift
+        self.mirrors = mirrors
+
+    @override
+    def prepare_data(self) -> None:
+        """Bring verified files into `data_dir`, and say in one line where they came from."""
+        rank_zero_info(files.prepare(self.data_dir, self.mirrors))
+
+    @override
+    def setup(self, stage: str) -> None:
+        """Load what a stage needs.
+
+        Args:
+            stage: ``fit``, ``validate``, ``test`` or ``predict``.
+        """
+        if stage in ("fit", "validate"):
+            images, labels = files.load(self.data_dir, train=True)
+            train, val = split_indices(labels, self.val_size, self.split_seed)
+            self.train_set = TensorDataset(images[train], labels[train])
+            self.val_set = TensorDataset(images[val], labels[val])
+        else:
+            self.test_set = TensorDataset(*files.load(self.data_dir, train=False))
+
+    @override
+    def train_dataloader(self) -> Batches:
+        """Serve the training images, shuffled and augmented."""
+        trainer = self.trainer
+        # Processes that were seeded differently must still agree on the order.
+        seed = torch.initial_seed()
+        return self._batches(
+            self.train_set,
+            seed=trainer.strategy.broadcast(seed) if trainer else seed,
+            epoch=trainer.current_epoch if trainer else 0,
+            horizontal_flip=self.horizontal_flip,
+            shift=self.shift,
+        )
+
+    @override
+    def val_dataloader(self) -> Batches | list[Batches]:
+        """Serve the validation images; an empty list if `val_size` is 0."""
+        return self._batches(self.val_set) if self.val_size else []
+
+    @override
+    def test_dataloader(self) -> Batches:
+        """Serve the official test images."""
+        return self._batches(self.test_set)
+
+    @override
+    def predict_dataloader(self) -> Batches:
+        """Serve the official test images."""
+        return self._batches(self.test_set)
+
+    def _batches(self, dataset: TensorDataset, **training: Any) -> Batches:
+        trainer = self.trainer
+        device = trainer.strategy.root_device if trainer else torch.device("cpu")
+        images, labels = (tensor.to(device) for tensor in dataset.tensors)
+        return Batches(
+            images,
+            labels,
+            batch_size=self.batch_size,
+            rank=trainer.global_rank if trainer else 0,
+            world_size=trainer.world_size if trainer else 1,
+            **training,
+        )

@@ -1,0 +1,234 @@
+"""The four official files of FashionMNIST: found, downloaded, verified, unpacked, read.
+
+This file knows of bytes and folders only; what the images are used for is not its concern.
+
+The dataset: Xiao, Rasul and Vollgraf, "Fashion-MNIST: a Novel Image Dataset for Benchmarking
+Machine Learning Algorithms", 2017, https://github.com/zalandoresearch/fashion-mnist
+"""
+
+import gzip
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from http.client import HTTPException
+from importlib import resources
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from urllib.request import urlopen
+
+import torch
+from torch import Tensor
+
+MIRRORS = (
+    "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+    "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",
+)
+"""Where the files are downloaded from, in this order: torchvision's mirror, the authors' own."""
+
+CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+"""The names of the ten classes, in the order of their labels."""
+
+_SILENCE_SECONDS = 5.0
+_DOWNLOAD_SECONDS = 45.0  # For all mirrors together: a copy is at hand, longer is not worth it.
+
+
+@dataclass(frozen=True)
+class _File:
+    """What is known of one official file, packed (.gz) and unpacked."""
+
+    name: str
+    packed_size: int
+    packed_sha256: str
+    size: int
+    sha256: str
+
+
+_FILES = (
+    _File(
+        "train-images-idx3-ubyte",
+        26_421_880,
+        "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+        47_040_016,
+        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    ),
+    _File(
+        "train-labels-idx1-ubyte",
+        29_515,
+        "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+        60_008,
+        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    ),
+    _File(
+        "t10k-images-idx3-ubyte",
+        4_422_102,
+        "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+        7_840_016,
+        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    ),
+    _File(
+        "t10k-labels-idx1-ubyte",
+        5_148,
+        "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+        10_008,
+        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    ),
+)
+
+
+def prepare(data_dir: str | Path, mirrors: Sequence[str] = MIRRORS) -> str:
+    """Bring the four unpacked files into `data_dir`, in torchvision's layout.
+
+    What is there and correct stays. The rest is unpacked from correct .gz files that lie beside it,
+    else from the first mirror that answers correctly, else from the copy in this package. No file
+    gets its name before its checksum is verified.
+
+    Args:
+        data_dir: The files go to ``FashionMNIST/raw`` below it, so that
+            ``torchvision.datasets.FashionMNIST(data_dir)`` reads them too.
+        mirrors: Base URLs, tried in this order. Empty: the network is left alone.
+
+    Returns:
+        One line that says where the files came from. If `data_dir` cannot be written, it says so,
+        and `load` reads the copy in the package instead.
+    """
+    raw = _raw(data_dir)
+    missing = [file for file in _FILES if _read_unpacked(raw, file) is None]
+    if not missing:
+        return f"FashionMNIST: verified files in {raw}"
+    damaged = [file.name for file in missing if (raw / file.name).exists()]
+    deadline = time.monotonic() + _DOWNLOAD_SECONDS
+    sources: dict[str, None] = {}  # a set that keeps the order
+    problems: dict[str, str] = {}
+    try:
+        raw.mkdir(parents=True, exist_ok=True)
+        for file in missing:
+            packed, source = _obtain(file, raw, mirrors, deadline, problems)
+            sources[source] = None
+            _write(raw / file.name, gzip.decompress(packed))
+    except OSError as error:
+        return f"FashionMNIST: the package's copy, since {raw} cannot be written ({error})"
+    line = f"FashionMNIST: {' and '.join(sources)}, verified, now in {raw}"
+    if damaged:
+        line += f"; replaced damaged {', '.join(damaged)}"
+    if problems:
+        line += f" ({'; '.join(f'{mirror}: {why}' for mirror, why in problems.items())})"
+    return line
+
+
+def load(data_dir: str | Path, *, train: bool) -> tuple[Tensor, Tensor]:
+    """Read the images and labels of one of the two official sets.
+
+    Args:
+        data_dir: The folder given to `prepare`. What it does not hold, or holds damaged, is read
+            from the copy in the package.
+        train: Whether to read the 60,000 training images or the 10,000 test images.
+
+    Returns:
+        Images, uint8 in 0 ... 255, ``(N, 28, 28)``, and labels, int64 in 0 ... 9, ``(N,)``.
+    """
+    images, labels = (
+        _read_unpacked(_raw(data_dir), file) or bytearray(gzip.decompress(_packaged(file)))
+        for file in _FILES
+        if file.name.startswith("train" if train else "t10k")
+    )
+    # The idx format: a header of 4 bytes and 4 more a dimension, then the values.
+    return (
+        torch.frombuffer(images, dtype=torch.uint8, offset=16).view(-1, 28, 28),
+        torch.frombuffer(labels, dtype=torch.uint8, offset=8).long(),
+    )
+
+
+def _raw(data_dir: str | Path) -> Path:
+    return Path(data_dir) / "FashionMNIST" / "raw"
+
+
+def _read_unpacked(raw: Path, file: _File) -> bytearray | None:
+    path = raw / file.name
+    try:
+        if path.stat().st_size != file.size:
+            return None
+        content = bytearray(path.read_bytes())
+    except OSError:
+        return None
+    return content if hashlib.sha256(content).hexdigest() == file.sha256 else None
+
+
+def _packaged(file: _File) -> bytes:
+    return resources.files("fashion_lightning").joinpath("data", f"{file.name}.gz").read_bytes()
+
+
+def _is_official(packed: bytes, file: _File) -> bool:
+    return hashlib.sha256(packed).hexdigest() == file.packed_sha256
+
+
+def _obtain(
+    file: _File, raw: Path, mirrors: Sequence[str], deadline: float, problems: dict[str, str]
+) -> tuple[bytes, str]:
+    """Return the verified .gz of a file and its source; note in `problems` what mirrors failed."""
+    beside = raw / f"{file.name}.gz"
+    if beside.is_file() and beside.stat().st_size == file.packed_size:
+        packed = beside.read_bytes()
+        if _is_official(packed, file):
+            return packed, f"unpacked from .gz files in {raw}"
+    for mirror in mirrors:
+        if mirror in problems:  # Failed for an earlier file: not worth another wait.
+            continue
+        try:
+            packed = _download(f"{mirror.rstrip('/')}/{file.name}.gz", file.packed_size, deadline)
+        except (OSError, HTTPException, ValueError) as error:
+            problems[mirror] = str(getattr(error, "reason", "") or error)
+            continue
+        if _is_official(packed, file):
+            return packed, f"downloaded from {mirror}"
+        problems[mirror] = f"{file.name}.gz has a wrong checksum"
+    return _packaged(file), "the package's copy"
+
+
+def _download(url: str, size: int, deadline: float) -> bytes:
+    """Return at most `size` + 1 bytes of `url`, with a progress bar on a terminal.
+
+    Raises:
+        OSError: If the server is silent, or `deadline` (time.monotonic) passes.
+        HTTPException, ValueError: If it does not speak HTTP, or `url` is none.
+    """
+    from rich.console import Console  # Most runs download nothing and need not import these.
+    from rich.progress import DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn())
+    received = bytearray()
+    with (
+        urlopen(url, timeout=_SILENCE_SECONDS) as response,
+        Progress(*columns, console=Console(stderr=True), transient=True) as progress,
+    ):
+        task = progress.add_task(url, total=size)
+        while len(received) <= size and (chunk := response.read1(1 << 20)):
+            received += chunk
+            progress.update(task, completed=len(received))
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"slower than {_DOWNLOAD_SECONDS:.0f} s in all")
+    return bytes(received)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write so that `path` is, at any moment, either as before or complete."""
+    with NamedTemporaryFile(dir=path.parent, prefix=f"{path.name}.", delete=False) as temporary:
+        try:
+            temporary.write(content)
+            temporary.close()
+            Path(temporary.name).chmod(0o644)
+            Path(temporary.name).replace(path)
+        except BaseException:
+            Path(temporary.name).unlink(missing_ok=True)
+            raise

@@ -1,0 +1,255 @@
+"""The LightningModule: how any network for FashionMNIST is trained, measured and asked."""
+
+import inspect
+import math
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics.functional.classification import multiclass_accuracy
+from typing_extensions import override
+
+from fashion_lightning.checks import expect
+from fashion_lightning.evaluation import Batch, collect, metrics
+from fashion_lightning.network import MLP, check_floating_point
+
+
+def lr_factor(step: int, total_steps: int, warmup: float) -> float:
+    """Give the learning rate of a step as a fraction of the peak: a linear rise, a linear fall.
+
+    Args:
+        step: Number of the optimizer step, from 0.
+        total_steps: Steps of the whole run.
+        warmup: Fraction of the run in which the rate rises, in [0, 1].
+
+    Returns:
+        A factor in [0, 1]; 0 after the last step.
+    """
+    position, peak = (step + 1) / (total_steps + 1), max(warmup, 1 / (total_steps + 1))
+    return position / peak if position <= peak else max(0.0, (1 - position) / (1 - peak))
+
+
+class FashionMNISTClassifier(LightningModule):
+    """Trains a network that turns images into logits, and answers with probabilities.
+
+    Images are float in [0, 1], as torchvision's ToTensor gives them. They are normalised here, with
+    constants that travel in the checkpoint. Validation, test and predict compute in full precision
+    whatever the trainer's `precision`, so their numbers agree on every machine.
+
+    Logged: ``train_loss`` (what is minimised) and ``train_acc``; for validation and test ``*_loss``
+    (mean negative log-likelihood), ``*_acc``, ``*_f1`` (macro) and ``*_ece`` (expected calibration
+    error: 15 bins, norm l1, a fraction).
+
+    Args:
+        network: Images ``(N, 1, 28, 28)`` in, logits ``(N, num_classes)`` out. None: `MLP`.
+        num_classes: Number of classes.
+        optimizer: ``adamw``, or ``sgd`` with Nesterov momentum 0.9.
+        lr: Peak learning rate, > 0.
+        weight_decay: As the optimizer defines it, >= 0.
+        warmup: Fraction of the run's steps in which the learning rate rises linearly to `lr`, in
+            [0, 1]. In the rest it falls linearly to 0.
+        label_smoothing: Probability mass that training spreads over all classes, in [0, 1).
+        mean: Mean of the pixels, subtracted. The default is that of the 60,000 training images.
+        std: Standard deviation of the pixels, > 0, divided by. Default likewise.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Example:
+        >>> import torch
+        >>> classifier = FashionMNISTClassifier()
+        >>> classifier(torch.rand(3, 28, 28)).shape
+        torch.Size([3, 10])
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module | None = None,
+        *,
+        num_classes: int = 10,
+        optimizer: Literal["adamw", "sgd"] = "adamw",
+        lr: float = 2e-3,
+        weight_decay: float = 0.2,
+        warmup: float = 0.1,
+        label_smoothing: float = 0.1,
+        mean: float = 0.2860,
+        std: float = 0.3530,
+    ) -> None:
+        super().__init__()
+        expect(num_classes >= 2, "num_classes", "an int >= 2", num_classes)
+        expect(optimizer in ("adamw", "sgd"), "optimizer", "'adamw' or 'sgd'", optimizer)
+        expect(0 < lr < math.inf, "lr", "a number > 0", lr)
+        expect(0 <= weight_decay < math.inf, "weight_decay", "a number >= 0", weight_decay)
+        expect(0 <= warmup <= 1, "warmup", "in [0, 1]", warmup)
+        expect(0 <= label_smoothing < 1, "label_smoothing", "in [0, 1)", label_smoothing)
+        expect(0 < std < math.inf, "std", "a number > 0", std)
+        self._save_hyperparameters(network)
+        self.network = MLP(num_classes=num_classes) if network is None else network
+        self.num_classes = num_classes
+        self.optimizer = optimizer
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.warmup = warmup
+        self.label_smoothing = label_smoothing
+        self.register_buffer("mean", torch.tensor(mean))
+        self.register_buffer("std", torch.tensor(std))
+        # Logits and labels of the running epoch of each stage.
+        self._epoch: dict[str, list[Batch]] = {"train": [], "val": [], "test": []}
+        self.example_input_array = torch.zeros(1, 1, 28, 28)  # Lightning's summary shows its way
+
+    def _save_hyperparameters(self, network: nn.Module | None) -> None:
+        """Keep the arguments as plain values, from which a checkpoint rebuilds the module."""
+        init_args = getattr(network, "init_args", None)
+        frame = inspect.currentframe()
+        assert frame is not None
+        self.save_hyperparameters(ignore=["network"], frame=frame.f_back)
+        if (
+            "_instantiator" in self.hparams
+        ):  # LightningCLI knows from which values the network came.
+            self.save_hyperparameters("network")
+        elif init_args and "network" in inspect.signature(type(self)).parameters:
+            class_path = f"{type(network).__module__}.{type(network).__qualname__}"
+            self.save_hyperparameters(
+                {
+                    "network": {"class_path": class_path, "init_args": init_args},
+                    "_instantiator": "lightning.pytorch.cli.instantiate_module",
+                }
+            )
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        """Score a batch of images.
+
+        Args:
+            images: Floating point in [0, 1], ``(N, 1, 28, 28)`` or ``(N, 28, 28)``.
+
+        Returns:
+            Logits, ``(N, num_classes)``.
+
+        Raises:
+            ValueError: If the images are not floating point, or the network refuses their shape.
+        """
+        check_floating_point(images)
+        logits: Tensor = self.network((images - self.mean) / self.std)
+        return logits
+
+    @override
+    def configure_optimizers(self) -> Any:
+        """Build the optimizer and a schedule over the run's real number of steps."""
+        optimizer: Optimizer
+        if self.optimizer == "adamw":
+            optimizer = AdamW(
+                self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True
+            )
+        else:
+            optimizer = SGD(
+                self.parameters(),
+                lr=self.lr,
+                weight_decay=self.weight_decay,
+                momentum=0.9,
+                nesterov=True,
+                fused=True,
+            )
+        total_steps = self.trainer.estimated_stepping_batches
+        if math.isinf(total_steps):  # A run without an end has no schedule.
+            return optimizer
+        schedule = LambdaLR(optimizer, lambda step: lr_factor(step, int(total_steps), self.warmup))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    @override
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of a training batch, a scalar."""
+        logits = self._step(batch, "train")
+        loss = F.cross_entropy(logits, batch[1], label_smoothing=self.label_smoothing)
+        # Logging every step would cost more than the step's arithmetic is worth watching.
+        interval = getattr(self.trainer, "log_every_n_steps", 0)
+        if interval and (self.global_step + 1) % interval == 0:
+            self.log("train_loss_step", loss, prog_bar=True)
+        return loss
+
+    @override
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the logits of a validation batch, ``(N, num_classes)``."""
+        return self._step(batch, "val")
+
+    @override
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the logits of a test batch, ``(N, num_classes)``."""
+        return self._step(batch, "test")
+
+    @override
+    def predict_step(self, batch: Batch | list[Tensor] | Tensor, batch_idx: int) -> Tensor:
+        """Return class probabilities.
+
+        Args:
+            batch: Images, or a tuple or list that begins with the images.
+            batch_idx: Not used.
+
+        Returns:
+            Probabilities, ``(N, num_classes)``; each row sums to 1.
+        """
+        images = batch if isinstance(batch, Tensor) else batch[0]
+        return self._score(images, "predict").softmax(dim=1)
+
+    def _score(self, images: Tensor, stage: str) -> Tensor:
+        """Return float32 logits, computed in full precision unless for training."""
+        if stage == "train":
+            logits: Tensor = self(images).float()
+        else:
+            with torch.autocast(self.device.type, enabled=False):
+                logits = self(images).float()
+        return logits
+
+    def _step(self, batch: Batch, stage: str) -> Tensor:
+        images, labels = batch
+        logits = self._score(images, stage)
+        # Metrics are computed once an epoch, from all its logits: exact, and nearly free a step.
+        self._epoch[stage].append((logits.detach(), labels))
+        return logits
+
+    @override
+    def on_train_epoch_start(self) -> None:
+        """Forget what an interrupted epoch may have left."""
+        self._epoch["train"].clear()
+
+    @override
+    def on_validation_epoch_start(self) -> None:
+        """Forget what an interrupted epoch may have left."""
+        self._epoch["val"].clear()
+
+    @override
+    def on_test_epoch_start(self) -> None:
+        """Forget what an interrupted epoch may have left."""
+        self._epoch["test"].clear()
+
+    @override
+    def on_train_epoch_end(self) -> None:
+        """Log the loss and the accuracy of the epoch."""
+        logits, labels = (torch.cat(parts) for parts in zip(*self._epoch["train"], strict=True))
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        accuracy = multiclass_accuracy(logits, labels, self.num_classes, average="micro")
+        self.log_dict({"train_loss": loss, "train_acc": accuracy}, prog_bar=True, sync_dist=True)
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of the validation images."""
+        self._log_evaluation("val")
+
+    @override
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics of the test images."""
+        self._log_evaluation("test")
+
+    def _log_evaluation(self, stage: str) -> None:
+        values = metrics(*collect(self._epoch[stage]))
+        self.log_dict({f"{stage}_{name}": value for name, value in values.items()})

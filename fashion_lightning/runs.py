@@ -1,0 +1,60 @@
+"""Where runs lie on the disk: one folder a run, numbered, `lightning_logs/version_N`."""
+
+from pathlib import Path
+
+
+def runs(root: Path) -> list[Path]:
+    """Return the folders of all runs below `root`, newest first."""
+    folders = (root / "lightning_logs").glob("version_*")
+    numbered = [folder for folder in folders if folder.name.removeprefix("version_").isdigit()]
+    return sorted(numbered, key=lambda folder: int(folder.name.removeprefix("version_")))[::-1]
+
+
+def new_run(root: Path) -> Path:
+    """Create the folder of a new run; two processes never get the same one."""
+    while True:
+        newest = runs(root)
+        number = int(newest[0].name.removeprefix("version_")) + 1 if newest else 0
+        folder = root / "lightning_logs" / f"version_{number}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue  # Another process was faster.
+        return folder
+
+
+def find_checkpoint(root: Path, ckpt_path: str | None) -> Path:
+    """Find the checkpoint that a user means.
+
+    Args:
+        root: The folder below which the runs are.
+        ckpt_path: ``best`` or ``last`` of the newest run that has one, or a file.
+
+    Returns:
+        The file.
+
+    Raises:
+        FileNotFoundError: If there is none, or `ckpt_path` is None; says which there are.
+    """
+    known = [path for run in runs(root) for path in sorted((run / "checkpoints").glob("*.ckpt"))]
+    if ckpt_path in ("best", "last"):
+        matches = [path for path in known if path.stem == ckpt_path]
+        if matches:
+            return matches[0]
+    elif ckpt_path is not None and Path(ckpt_path).is_file():
+        return Path(ckpt_path)
+    there = "\n  ".join(map(str, known)) if known else "none; `fashion-lightning fit` makes them"
+    raise FileNotFoundError(
+        "Expected `ckpt_path` to be best, last or a checkpoint file, "
+        f"but got {ckpt_path}. Checkpoints below {root / 'lightning_logs'}:\n  {there}"
+    )
+
+
+def run_of(checkpoint: Path) -> Path | None:
+    """Return the folder of the run that wrote a checkpoint, or None if it lies elsewhere."""
+    run = checkpoint.parent.parent
+    return (
+        run
+        if checkpoint.parent.name == "checkpoints" and run.parent.name == "lightning_logs"
+        else None
+    )
