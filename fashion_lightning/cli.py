@@ -24,7 +24,7 @@ from fashion_lightning import __version__
 from fashion_lightning.callbacks import PredictionWriter, ReportWriter
 from fashion_lightning.datamodule import FashionMNISTDataModule
 from fashion_lightning.module import FashionMNISTClassifier
-from fashion_lightning.runs import find_checkpoint, new_run, run_of
+from fashion_lightning.runs import discard, find_checkpoint, new_run, run_of
 
 
 class _Parser(LightningArgumentParser):
@@ -110,7 +110,9 @@ class FashionLightningCLI(LightningCLI):
         self.save_config_kwargs = {"overwrite": bool(resumes)}
         kwargs["default_root_dir"] = str(run)
         kwargs["callbacks"] = [*(config.callbacks or []), *self._callbacks(run, fits)]
-        if config.logger in (None, True):
+        if self.datamodule.val_size == 0:
+            kwargs["limit_val_batches"] = 0
+        if config.logger in (None, True) and not config.fast_dev_run:
             # Training writes curves; the other commands must not touch those.
             kwargs["logger"] = _loggers(run) if fits else False
         if config.enable_model_summary is not False:
@@ -121,14 +123,14 @@ class FashionLightningCLI(LightningCLI):
             return super().instantiate_trainer(**kwargs)
         except BaseException:
             if made_now:
-                run.rmdir()
+                discard(run)
             raise
 
     def _callbacks(self, run: Path, fits: bool) -> list[Callback]:
         """Return what every run has, beside the callbacks that the user asks for."""
         config = self._get(self.config_init, "trainer")
         callbacks: list[Callback] = [ReportWriter(run)]
-        if fits and config.enable_checkpointing is not False:
+        if fits and config.enable_checkpointing is not False and not config.fast_dev_run:
             validates = self.datamodule.val_size > 0 and config.limit_val_batches != 0
             callbacks.append(
                 ModelCheckpoint(
@@ -174,6 +176,9 @@ class FashionLightningCLI(LightningCLI):
 
 def _loggers(run: Path) -> list[Logger]:
     """Return a CSV logger, and one for TensorBoard where that is installed."""
+    curves = run / "metrics.csv"
+    if curves.exists():  # This run is being continued, and CSVLogger deletes what it finds.
+        curves.rename(run / f"metrics_{len(list(run.glob('metrics_*.csv'))) + 1}.csv")
     loggers: list[Logger] = [CSVLogger(run, name="", version="")]
     if find_spec("tensorboard"):
         loggers.append(TensorBoardLogger(run, name="", version=""))
@@ -196,14 +201,20 @@ def main(args: ArgsType = None) -> None:
     Args:
         args: What stands after ``fashion-lightning``. None: `sys.argv`.
     """
-    # Lightning's own business, which no option of ours can change.
-    warnings.filterwarnings("ignore", "Precision bf16-mixed is not supported by the model summary")
-    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.* is deprecated")
+    # What Lightning says here is its own business, or meant for people who build a Trainer.
+    for message in (
+        ".*isinstance.treespec, LeafSpec.* is deprecated",
+        "Precision bf16-mixed is not supported by the model summary",
+        r"Experiment logs directory .* exists and is not empty",
+        ".*configure_optimizers` will be overridden by",
+        "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",
+    ):
+        warnings.filterwarnings("ignore", message)
     FashionLightningCLI(
         FashionMNISTClassifier,
         FashionMNISTDataModule,
         seed_everything_default=0,
-        trainer_defaults={"max_epochs": 16},
+        trainer_defaults={"max_epochs": 24},
         parser_class=_Parser,
         parser_kwargs={"prog": "fashion-lightning", "version": __version__},
         args=args,

@@ -206,11 +206,14 @@ def _download(url: str, size: int, deadline: float) -> bytes:
     from rich.console import Console  # Most runs download nothing and need not import these.
     from rich.progress import DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+    console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn())
     received = bytearray()
     with (
         urlopen(url, timeout=_SILENCE_SECONDS) as response,
-        Progress(*columns, console=Console(stderr=True), transient=True) as progress,
+        Progress(
+            *columns, console=console, transient=True, disable=not console.is_terminal
+        ) as progress,
     ):
         task = progress.add_task(url, total=size)
         while len(received) <= size and (chunk := response.read1(1 << 20)):

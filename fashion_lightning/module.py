@@ -76,7 +76,7 @@ class FashionMNISTClassifier(LightningModule):
         num_classes: int = 10,
         optimizer: Literal["adamw", "sgd"] = "adamw",
         lr: float = 2e-3,
-        weight_decay: float = 0.2,
+        weight_decay: float = 0.35,
         warmup: float = 0.1,
         label_smoothing: float = 0.1,
         mean: float = 0.2860,

@@ -1,5 +1,6 @@
 """Where runs lie on the disk: one folder a run, numbered, `lightning_logs/version_N`."""
 
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -21,6 +22,13 @@ def new_run(root: Path) -> Path:
         except FileExistsError:
             continue  # Another process was faster.
         return folder
+
+
+def discard(run: Path) -> None:
+    """Remove the folder of a run that did not begin."""
+    run.rmdir()
+    with suppress(OSError):  # There are other runs.
+        run.parent.rmdir()
 
 
 def find_checkpoint(root: Path, ckpt_path: str | None) -> Path:

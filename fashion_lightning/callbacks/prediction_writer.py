@@ -2,6 +2,7 @@
 
 import csv
 import heapq
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -64,6 +65,9 @@ class PredictionWriter(BasePredictionWriter):
         self._file.parent.mkdir(parents=True, exist_ok=True)
         self._part = self._parts[trainer.global_rank].open("w", newline="")
         self._num_rows = 0
+        if isinstance(trainer.predict_dataloaders, Batches):
+            # Lightning misses the indices, which it takes from a DataLoader; `Batches` tells them.
+            warnings.filterwarnings("ignore", "Couldn't infer the batch indices")
 
     @override
     def write_on_batch_end(

@@ -1,0 +1,68 @@
+"""What several test files use: the data, a run of the command, the tutorial's network."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from torch import Tensor, nn
+
+from fashion_lightning import files
+from fashion_lightning.cli import main
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+class NeuralNetwork(nn.Module):
+    """The network as somebody has it who followed PyTorch's tutorial."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flatten = nn.Flatten()
+        self.linear_relu_stack = nn.Sequential(
+            nn.Linear(28 * 28, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.linear_relu_stack(self.flatten(x))
+        return logits
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the official files, made without the network."""
+    folder = tmp_path_factory.mktemp("data")
+    files.prepare(folder, mirrors=[])
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LightningCLI warns if the command is called from within a process that has arguments."""
+    monkeypatch.setattr(sys, "argv", ["fashion-lightning"])
+
+
+Command = Callable[..., None]
+
+
+@pytest.fixture(scope="session")
+def command(data_dir: Path) -> Command:
+    """The command, in this process, on the data that is there."""
+
+    def run(*args: str) -> None:
+        main([*args, "--data.data_dir", str(data_dir)])
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run: `configs/default.yaml` for two epochs."""
+    root = tmp_path_factory.mktemp("trained")
+    config = str(REPOSITORY / "configs" / "default.yaml")
+    sys.argv = ["fashion-lightning"]
+    command(
+        *("fit", "--config", config),
+        *("--trainer.max_epochs", "2", "--trainer.default_root_dir", str(root)),
+    )
+    return root / "lightning_logs" / "version_0"

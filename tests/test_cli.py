@@ -1,0 +1,270 @@
+"""The command, with its real config files, on the real data."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import REPOSITORY, Command
+from sklearn import metrics as sklearn
+
+from fashion_lightning import FashionMNISTClassifier, __version__
+from fashion_lightning.cli import main
+
+SHORT = (
+    *("--trainer.max_epochs", "1", "--trainer.limit_train_batches", "3"),
+    *("--trainer.log_every_n_steps", "1"),
+)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder in which the command is called."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_runs_folder_holds_everything(trained: Path) -> None:
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    assert config["trainer"]["max_epochs"] == 2
+    assert config["model"]["lr"] == 0.002
+    rows = list(csv.DictReader((trained / "metrics.csv").read_text().splitlines()))
+    columns = {
+        "train_loss",
+        "train_acc",
+        "val_loss",
+        "val_acc",
+        "test_loss",
+        "test_acc",
+        "lr-AdamW",
+    }
+    for column in columns:
+        assert any(row[column] for row in rows), column
+    assert {path.name for path in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert (trained / "report" / "metrics.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_checkpoints_hold_plain_values(trained: Path, name: str) -> None:
+    path = trained / "checkpoints" / f"{name}.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    network = checkpoint["hyper_parameters"]["network"]
+    assert network["class_path"] in ("fashion_lightning.MLP", "fashion_lightning.network.MLP")
+    assert FashionMNISTClassifier.load_from_checkpoint(path).lr == 0.002
+
+
+def test_a_new_process_tests_with_the_same_numbers(trained: Path, data_dir: Path) -> None:
+    report = trained / "report" / "metrics.json"
+    before = json.loads(report.read_text())
+    report.unlink()
+    root = trained.parent.parent
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "fashion_lightning", "test", "--ckpt_path", "best"),
+            *("--trainer.default_root_dir", str(root), "--data.data_dir", str(data_dir)),
+        ],
+        check=True,
+        cwd=root,
+    )
+    assert json.loads(report.read_text()) == before
+    assert before["test_acc"] > 0.8
+    assert before["num_images"] == 10_000
+    assert Path(before["checkpoint"]).name == "best.ckpt"
+
+
+def test_the_prediction_table_gives_the_reports_numbers(trained: Path, command: Command) -> None:
+    root = str(trained.parent.parent)
+    command("predict", "--ckpt_path", "best", "--trainer.default_root_dir", root)
+    rows = list(csv.DictReader((trained / "predictions.csv").read_text().splitlines()))
+    report = json.loads((trained / "report" / "metrics.json").read_text())
+    assert [int(row["index"]) for row in rows] == list(range(10_000))
+    targets = [int(row["target"]) for row in rows]
+    predictions = [int(row["prediction"]) for row in rows]
+    probs = np.array([[float(row[f"prob_{label}"]) for label in range(10)] for row in rows])
+    assert report["test_acc"] == pytest.approx(sklearn.accuracy_score(targets, predictions))
+    assert np.allclose(probs.sum(axis=1), 1, atol=1e-6)
+    loss = sklearn.log_loss(targets, probs / probs.sum(axis=1, keepdims=True))
+    assert report["test_loss"] == pytest.approx(loss, abs=1e-6)
+    assert report["confusion_matrix"] == sklearn.confusion_matrix(targets, predictions).tolist()
+    assert report["per_class"]["Ankle boot"]["support"] == 1000
+
+
+def test_predictions_are_not_overwritten_unless_told_so(
+    trained: Path, command: Command, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("predict", "--ckpt_path", str(trained / "checkpoints" / "last.ckpt"))
+    (here / "mine.csv").write_text("mine")
+    with pytest.raises(SystemExit) as error:
+        command(*arguments, "--predictions.path", "mine.csv")
+    assert error.value.code == 2
+    assert "mine.csv exists" in capsys.readouterr().err
+    assert (here / "mine.csv").read_text() == "mine"
+    command(*arguments, "--predictions.path", "mine.csv", "--predictions.overwrite", "true")
+    assert len((here / "mine.csv").read_text().splitlines()) == 10_001
+
+
+def test_validate(trained: Path, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    command("validate", "--ckpt_path", str(trained / "checkpoints" / "best.ckpt"))
+    assert "val_acc" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("config", ["default.yaml", "convnet.yaml"])
+def test_every_config_trains(config: str, command: Command, here: Path) -> None:
+    command("fit", "--config", str(REPOSITORY / "configs" / config), *SHORT)
+    assert (here / "lightning_logs" / "version_0" / "checkpoints" / "best.ckpt").is_file()
+
+
+def test_a_second_fit_gets_its_own_folder(command: Command, here: Path) -> None:
+    command("fit", *SHORT)
+    first = here / "lightning_logs" / "version_0"
+    before = {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
+    command("fit", *SHORT, "--seed_everything", "1")
+    assert before == {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
+    assert (here / "lightning_logs" / "version_1" / "checkpoints" / "best.ckpt").is_file()
+
+
+def test_fit_without_logger(command: Command, here: Path) -> None:
+    for version in ("version_0", "version_1"):
+        command("fit", *SHORT, "--trainer.logger", "false")
+        run = here / "lightning_logs" / version
+        assert {path.name for path in run.iterdir()} == {"checkpoints", "config.yaml", "report"}
+
+
+def test_fit_without_validation_images(command: Command, here: Path) -> None:
+    command("fit", *SHORT, "--data.val_size", "0")
+    report = here / "lightning_logs" / "version_0" / "report" / "metrics.json"
+    assert json.loads(report.read_text())["num_images"] == 10_000
+
+
+def test_fast_dev_run_leaves_nothing(command: Command, here: Path) -> None:
+    command("fit", "--trainer.fast_dev_run", "true")
+    assert list(here.iterdir()) == []
+
+
+def test_the_test_at_the_end_can_be_turned_off(command: Command, here: Path) -> None:
+    command("fit", *SHORT, "--test_after_fit", "false")
+    assert not (here / "lightning_logs" / "version_0" / "report").exists()
+
+
+def test_overfitting_a_few_batches(command: Command, here: Path) -> None:
+    command("fit", "--trainer.max_epochs", "1", "--trainer.overfit_batches", "2")
+    assert (here / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_lightnings_optimizer_and_scheduler_take_over(command: Command, here: Path) -> None:
+    command(
+        *("fit", *SHORT, "--optimizer", "RMSprop", "--optimizer.lr", "0.0004"),
+        *("--lr_scheduler", "StepLR", "--lr_scheduler.step_size", "1"),
+    )
+    rows = csv.DictReader(
+        (here / "lightning_logs" / "version_0" / "metrics.csv").read_text().splitlines()
+    )
+    rates = [float(row["lr-RMSprop"]) for row in rows if row["lr-RMSprop"]]
+    assert rates[0] == pytest.approx(0.0004)
+
+
+def test_explicit_arguments_win_over_the_checkpoints(
+    trained: Path, command: Command, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = str(trained / "checkpoints" / "best.ckpt")
+    for explicit, expected in (((), "0.1"), (("--model.label_smoothing", "0.25"), "0.25")):
+        with pytest.raises(SystemExit) as stop:
+            command("test", "--ckpt_path", checkpoint, *explicit, "--print_config")
+        assert stop.value.code == 0
+        printed = yaml.safe_load(capsys.readouterr().out)
+        assert str(printed["model"]["label_smoothing"]) == expected
+
+
+def test_a_run_can_be_continued(command: Command, here: Path) -> None:
+    command("fit", *SHORT)
+    command(
+        *("fit", "--ckpt_path", "last", "--trainer.max_epochs", "2"),
+        *("--trainer.limit_train_batches", "3"),
+    )
+    (run,) = (here / "lightning_logs").iterdir()
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 6
+    curves = [(run / name).read_text() for name in ("metrics_1.csv", "metrics.csv")]
+    steps = [[int(row["step"]) for row in csv.DictReader(text.splitlines())] for text in curves]
+    assert set(steps[0]) == {0, 1, 2, 3}  # nothing of the first part is lost (3: its test)
+    assert min(steps[1]) > 3
+
+
+def test_print_config_can_be_used_as_a_config(
+    command: Command, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        command("fit", "--model.lr", "0.25", "--print_config")
+    (here / "printed.yaml").write_text(capsys.readouterr().out)
+    command("fit", "--config", "printed.yaml", *SHORT)
+    config = yaml.safe_load((here / "lightning_logs/version_0/config.yaml").read_text())
+    assert config["model"]["lr"] == 0.25
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["fit", "--help"], ["--version"]])
+def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert __version__ in out if arguments == ["--version"] else "--config" in out
+
+
+def test_the_run_says_device_and_precision(
+    command: Command, here: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    command("fit", *SHORT, "--trainer.accelerator", "cpu", "--trainer.precision", "32-true")
+    assert "fit: on cpu, precision 32-true" in caplog.text
+    assert "lightning_logs/version_0" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("fit --model.lrr 1", "--model.lrr"),
+        ("fit --model.lr fast", "model.lr"),
+        ("fit --model.lr -1", "Expected `lr` to be a number > 0, but got -1"),
+        ("fit --model.optimizer adam", "model.optimizer"),
+        ("fit --model.network fashion_lightning.Nothing", "model.network"),
+        ("fit --data.batch_size 0", "Expected `batch_size` to be an int >= 1, but got 0"),
+        ("fit --data.batch_size 55001", "at most the 55000 training images, but got 55001"),
+        ("fit --data.val_size 60000", "Expected `val_size` to be an int in 0 ... 59999"),
+        ("fit --trainer.max_epochs many", "trainer.max_epochs"),
+        ("fit --trainer.accelerator abacus", "abacus"),
+        ("fit --trainer.precision 7", "trainer.precision"),
+        ("fit --config nowhere.yaml", "nowhere.yaml"),
+        ("fit --config misspelt.yaml", "batchsize"),
+        ("fit --config broken.yaml", "Problems parsing config"),
+        ("fit --ckpt_path last", "Expected `ckpt_path` to be best, last or a checkpoint file"),
+        ("validate", "Expected `ckpt_path` to be best, last or a checkpoint file"),
+        ("test", "Expected `ckpt_path` to be best, last or a checkpoint file"),
+        ("predict --ckpt_path nowhere.ckpt", "but got nowhere.ckpt"),
+        ("dance", "dance"),
+    ],
+)
+def test_mistakes_end_in_one_message_and_exit_code_2(
+    arguments: str, message: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "misspelt.yaml").write_text("data:\n  batchsize: 64\n")
+    (here / "broken.yaml").write_text("data: [1, 2\n")
+    with pytest.raises(SystemExit) as error:
+        main(arguments.split())
+    assert error.value.code == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert "Traceback" not in printed
+    assert {path.name for path in here.iterdir()} == {"misspelt.yaml", "broken.yaml"}
+
+
+def test_without_a_checkpoint_the_known_ones_are_named(
+    trained: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(trained, here / "lightning_logs" / "version_7")
+    with pytest.raises(SystemExit):
+        main(["test"])
+    assert "lightning_logs/version_7/checkpoints/best.ckpt" in capsys.readouterr().err

@@ -1,0 +1,173 @@
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from sklearn.model_selection import StratifiedShuffleSplit
+from torch import Tensor
+from torchvision import transforms
+from torchvision.datasets import FashionMNIST
+
+from fashion_lightning import FashionMNISTDataModule
+from fashion_lightning.batches import Batches
+from fashion_lightning.datamodule import split_indices
+
+
+def ready(data_dir: Path, stage: str, **arguments: Any) -> FashionMNISTDataModule:
+    datamodule = FashionMNISTDataModule(data_dir, mirrors=[], **arguments)
+    datamodule.prepare_data()
+    datamodule.setup(stage)
+    return datamodule
+
+
+def joined(batches: Batches) -> tuple[Tensor, Tensor]:
+    images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    return images, labels
+
+
+@pytest.fixture(scope="module")
+def official(data_dir: Path) -> dict[bool, FashionMNIST]:
+    """What torchvision makes of the same files."""
+    return {
+        train: FashionMNIST(data_dir, train=train, transform=transforms.ToTensor())
+        for train in (True, False)
+    }
+
+
+@pytest.mark.parametrize("stage", ["test", "predict"])
+def test_the_test_set_is_torchvisions(
+    data_dir: Path, stage: str, official: dict[bool, FashionMNIST]
+) -> None:
+    loader = getattr(ready(data_dir, stage, batch_size=300), f"{stage}_dataloader")()
+    images, labels = joined(loader)
+    assert images.dtype == torch.float32
+    assert labels.dtype == torch.int64
+    assert torch.equal(images, torch.stack([image for image, _ in official[False]]))
+    assert torch.equal(labels, torch.tensor([label for _, label in official[False]]))
+
+
+def test_training_and_validation_are_torchvisions_training_set(
+    data_dir: Path, official: dict[bool, FashionMNIST]
+) -> None:
+    datamodule = ready(data_dir, "fit", horizontal_flip=0)
+    train, train_labels = joined(datamodule.train_dataloader())
+    val, val_labels = joined(datamodule.val_dataloader())  # type: ignore[arg-type]
+    assert (len(train), len(val)) == (55_000, 5_000)
+    both = torch.cat([train, val]).flatten(1)
+    theirs = torch.stack([image for image, _ in official[True]]).flatten(1)
+
+    # The same 60,000 images with the same labels, in another order: compare them by a fingerprint.
+    weights = torch.rand(784, dtype=torch.float64)
+    ours, order = (both.double() @ weights).sort()
+    expected, their_order = (theirs.double() @ weights).sort()
+    assert torch.allclose(ours, expected, rtol=0, atol=1e-9)
+    labels = torch.cat([train_labels, val_labels])
+    assert torch.equal(labels[order], official[True].targets[their_order])
+
+
+def test_validate_alone_serves_the_same_split(data_dir: Path) -> None:
+    fit, validate = ready(data_dir, "fit"), ready(data_dir, "validate")
+    for ours, theirs in zip(fit.val_set.tensors, validate.val_set.tensors, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("val_size", [0, 10, 4999, 5000, 59_999])
+def test_the_split_is_complete_and_stratified(val_size: int, data_dir: Path) -> None:
+    labels = FashionMNIST(data_dir).targets
+    train, val = split_indices(labels, val_size, seed=0)
+    assert len(val) == val_size
+    assert torch.equal(torch.cat([train, val]).sort().values, torch.arange(60_000))
+    counts = labels[val].bincount(minlength=10)
+    assert counts.max() - counts.min() <= 1
+    if 10 <= val_size < 59_990:  # scikit-learn, too, gives each class its share to within one
+        splitter = StratifiedShuffleSplit(1, test_size=val_size, random_state=0)
+        ((_, theirs),) = splitter.split(labels, labels)
+        assert (labels[theirs].bincount(minlength=10) - counts).abs().max() <= 1
+
+
+def test_the_split_follows_its_seed_alone(data_dir: Path) -> None:
+    labels = FashionMNIST(data_dir).targets
+    torch.manual_seed(1)
+    first = split_indices(labels, 5000, seed=7)[1]
+    torch.manual_seed(2)
+    assert torch.equal(first, split_indices(labels, 5000, seed=7)[1])
+    assert not torch.equal(first, split_indices(labels, 5000, seed=8)[1])
+
+
+def test_two_processes_with_different_global_seeds_have_the_same_split(data_dir: Path) -> None:
+    program = (
+        "import sys, hashlib, lightning.pytorch as pl\n"
+        "from fashion_lightning import FashionMNISTDataModule\n"
+        "pl.seed_everything(int(sys.argv[2]))\n"
+        "datamodule = FashionMNISTDataModule(sys.argv[1], mirrors=[])\n"
+        "datamodule.setup('fit')\n"
+        "images, labels = datamodule.val_set.tensors\n"
+        "print(hashlib.sha256(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest())\n"
+    )
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", program, str(data_dir), seed],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("0", "1")
+    }
+    assert len(digests) == 1
+
+
+def test_without_a_validation_split_all_60000_images_train(data_dir: Path) -> None:
+    datamodule = ready(data_dir, "fit", val_size=0, batch_size=500)
+    assert len(datamodule.train_dataloader()) == 120
+    assert datamodule.val_dataloader() == []
+
+
+def test_the_training_order_follows_the_global_seed(data_dir: Path) -> None:
+    def first_labels(seed: int) -> list[int]:
+        pl.seed_everything(seed)
+        labels: list[int] = next(iter(ready(data_dir, "fit").train_dataloader()))[1].tolist()
+        return labels
+
+    assert first_labels(0) == first_labels(0)
+    assert first_labels(0) != first_labels(1)
+
+
+def test_augmentation_is_for_training_only(data_dir: Path) -> None:
+    plain = ready(data_dir, "fit", horizontal_flip=0)
+    augmented = ready(data_dir, "fit", horizontal_flip=1, shift=3)
+    plain_val, augmented_val = (
+        joined(each.val_dataloader())[0]  # type: ignore[arg-type]
+        for each in (plain, augmented)
+    )
+    assert torch.equal(plain_val, augmented_val)
+    pl.seed_everything(0)
+    plain_images, plain_labels = next(iter(plain.train_dataloader()))
+    images, labels = next(iter(augmented.train_dataloader()))
+    assert torch.equal(labels, plain_labels)  # the same images ...
+    assert not torch.equal(images, plain_images)  # ... but flipped and moved
+
+
+def test_prepare_data_says_where_the_data_is_from(
+    data_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    FashionMNISTDataModule(data_dir, mirrors=[]).prepare_data()
+    assert "verified files in" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 0}, "Expected `batch_size` to be an int >= 1, but got 0"),
+        ({"batch_size": 55_001}, "`batch_size` to be at most the 55000 .* got 55001"),
+        ({"val_size": -1}, "Expected `val_size` to be .* got -1"),
+        ({"val_size": 60_000}, "Expected `val_size` to be .* got 60000"),
+        ({"horizontal_flip": -0.1}, "Expected `horizontal_flip` to be .* got -0.1"),
+        ({"shift": -1}, "Expected `shift` to be .* got -1"),
+    ],
+)
+def test_senseless_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FashionMNISTDataModule(**arguments)
