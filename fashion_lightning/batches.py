@@ -81,9 +81,10 @@ class Batches:
                 f"{world_size} process{'es' if world_size > 1 else ''})",
                 batch_size,
             )
-            # All shifted versions of an image are views of the padded one.
+            # All that augmentation makes of an image is a view of it, padded, or of its mirror.
             padded = F.pad(images, (shift,) * 4)
-            self._windows = padded.unfold(1, images.shape[1], 1).unfold(2, images.shape[2], 1)
+            both = torch.cat([padded, padded.flip(-1)]) if horizontal_flip else padded
+            self._views = both.unfold(1, images.shape[1], 1).unfold(2, images.shape[2], 1)
 
     def __len__(self) -> int:
         """Batches that this process gets in an epoch."""
@@ -123,15 +124,19 @@ class Batches:
         # Hashing the pair keeps (seed 0, epoch 1) and (seed 1, epoch 0) apart.
         seed = Random(f"{self.seed}, {self._epoch}").getrandbits(63)
         generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(num_images, generator=generator).to(device)
-        flip = torch.rand(num_images, generator=generator).lt(self.horizontal_flip).to(device)
+        order = torch.randperm(num_images, generator=generator)
+        flip = torch.rand(num_images, generator=generator) < self.horizontal_flip
+        source = (order + num_images * flip).to(device)
+        order = order.to(device)
         offsets = torch.randint(2 * self.shift + 1, (2, num_images), generator=generator).to(device)
 
         def cut(rows: slice) -> tuple[Tensor, Tensor]:
-            chosen, (down, right) = order[rows], offsets[:, rows]
-            images = self._windows[chosen, down, right]
-            images = torch.where(flip[rows, None, None], images.flip(-1), images)
-            return images, labels[chosen]
+            if self.shift:
+                down, right = offsets[:, rows]
+                images = self._views[source[rows], down, right]
+            else:  # The same, but copies an image at once.
+                images = self._views[:, 0, 0].index_select(0, source[rows])
+            return images, labels[order[rows]]
 
         return cut
 

@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichModelSummary
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, RichModelSummary, TQDMProgressBar
 from lightning.pytorch.cli import (
     ArgsType,
     LightningArgumentParser,
     LightningCLI,
-    SaveConfigCallback,
 )
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
@@ -97,42 +96,20 @@ class FashionLightningCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Give the trainer its run's folder, loggers and callbacks."""
         config = self._get(self.config_init, "trainer")
-        fits = self.subcommand == "fit"
-        resumes = self._get(self.config, "ckpt_path")
-        root = Path(config.default_root_dir or "")
-        run = run_of(Path(resumes)) if resumes else None
-        made_now = (
-            run is None and getattr(rank_zero_only, "rank", 0) == 0 and not config.fast_dev_run
-        )
+        fits, trial = self.subcommand == "fit", bool(config.fast_dev_run)
+        checkpoint = self._get(self.config, "ckpt_path")
+        run = run_of(Path(checkpoint)) if checkpoint else None
+        begins = run is None and not trial and getattr(rank_zero_only, "rank", 0) == 0
         if run is None:
-            run = new_run(root) if made_now else root
-        self.save_config_callback = SaveConfigCallback if fits else None
-        self.save_config_kwargs = {"overwrite": bool(resumes)}
+            root = Path(config.default_root_dir or "")
+            run = new_run(root) if begins else root
         kwargs["default_root_dir"] = str(run)
-        kwargs["callbacks"] = [*(config.callbacks or []), *self._callbacks(run, fits)]
-        if self.datamodule.val_size == 0:
-            kwargs["limit_val_batches"] = 0
-        if config.logger in (None, True) and not config.fast_dev_run:
-            # Training writes curves; the other commands must not touch those.
-            kwargs["logger"] = _loggers(run) if fits else False
-        if config.enable_model_summary is not False:
-            kwargs["enable_model_summary"] = False
-            if fits:
-                kwargs["callbacks"].append(RichModelSummary(max_depth=-1))
-        try:
-            return super().instantiate_trainer(**kwargs)
-        except BaseException:
-            if made_now:
-                discard(run)
-            raise
-
-    def _callbacks(self, run: Path, fits: bool) -> list[Callback]:
-        """Return what every run has, beside the callbacks that the user asks for."""
-        config = self._get(self.config_init, "trainer")
-        callbacks: list[Callback] = [ReportWriter(run)]
-        if fits and config.enable_checkpointing is not False and not config.fast_dev_run:
+        kwargs["callbacks"] = [*(config.callbacks or [])]
+        if not fits:
+            kwargs["callbacks"].append(ReportWriter(run))
+        elif not trial and config.enable_checkpointing is not False:
             validates = self.datamodule.val_size > 0 and config.limit_val_batches != 0
-            callbacks.append(
+            kwargs["callbacks"].append(
                 ModelCheckpoint(
                     dirpath=run / "checkpoints",
                     filename="best",
@@ -142,9 +119,20 @@ class FashionLightningCLI(LightningCLI):
                     enable_version_counter=False,
                 )
             )
-        if fits and config.logger is not False:
-            callbacks.append(LearningRateMonitor(logging_interval="step"))
-        return callbacks
+        if config.enable_progress_bar is not False:
+            kwargs["callbacks"].append(TQDMProgressBar(refresh_rate=20))
+        if config.logger in (None, True) and not trial:
+            # Training writes curves; the other commands must not touch those.
+            kwargs["logger"] = _loggers(run) if fits else False
+        if self.datamodule.val_size == 0:
+            kwargs["limit_val_batches"] = 0
+        kwargs["enable_model_summary"] = False  # `before_fit` prints one.
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except BaseException:
+            if begins:
+                discard(run)
+            raise
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Say where and how the command computes, then run it."""
@@ -158,17 +146,30 @@ class FashionLightningCLI(LightningCLI):
         except FileExistsError as error:
             self.parser.error(str(error))
 
+    # Every callback costs time in every training step, so what has only one moment is no callback.
+
+    def before_fit(self) -> None:
+        """Show the network's layers and keep the configuration in the run's folder."""
+        config, trainer = self.config.fit, self.trainer
+        if config.trainer.enable_model_summary is not False:
+            RichModelSummary(max_depth=-1).on_fit_start(trainer, self.model)
+        if trainer.is_global_zero and not config.trainer.fast_dev_run:
+            text = self._parser("fit").dump(config, skip_none=False)
+            (Path(trainer.default_root_dir) / "config.yaml").write_text(text)
+
     def after_fit(self) -> None:
         """Test the best checkpoint and say what can be done next."""
-        checkpoint = self.trainer.checkpoint_callback
+        trainer: Any = self.trainer  # Lightning declares no type for its list of callbacks.
+        checkpoint = trainer.checkpoint_callback
         best = checkpoint.best_model_path if isinstance(checkpoint, ModelCheckpoint) else ""
         if not best:  # A trial run (fast_dev_run), or one that keeps no checkpoints.
             return
         if self.config.fit.test_after_fit:
-            self.trainer.test(self.model, self.datamodule, ckpt_path=best)
+            trainer.callbacks.append(ReportWriter(trainer.default_root_dir))
+            trainer.test(self.model, self.datamodule, ckpt_path=best)
         best = os.path.relpath(best)
         rank_zero_info(
-            f"\nThe run's folder is {os.path.relpath(self.trainer.default_root_dir)}. Next:\n"
+            f"\nThe run's folder is {os.path.relpath(trainer.default_root_dir)}. Next:\n"
             f"  fashion-lightning test --ckpt_path {best}\n"
             f"  fashion-lightning predict --ckpt_path {best}"
         )
@@ -215,6 +216,7 @@ def main(args: ArgsType = None) -> None:
         FashionMNISTDataModule,
         seed_everything_default=0,
         trainer_defaults={"max_epochs": 24},
+        save_config_callback=None,  # `before_fit` does it.
         parser_class=_Parser,
         parser_kwargs={"prog": "fashion-lightning", "version": __version__},
         args=args,

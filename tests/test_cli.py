@@ -42,7 +42,7 @@ def test_a_runs_folder_holds_everything(trained: Path) -> None:
         "val_acc",
         "test_loss",
         "test_acc",
-        "lr-AdamW",
+        "lr",
     }
     for column in columns:
         assert any(row[column] for row in rows), column
@@ -165,7 +165,7 @@ def test_lightnings_optimizer_and_scheduler_take_over(command: Command, here: Pa
     rows = csv.DictReader(
         (here / "lightning_logs" / "version_0" / "metrics.csv").read_text().splitlines()
     )
-    rates = [float(row["lr-RMSprop"]) for row in rows if row["lr-RMSprop"]]
+    rates = [float(row["lr"]) for row in rows if row["lr"]]
     assert rates[0] == pytest.approx(0.0004)
 
 
