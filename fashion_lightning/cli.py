@@ -9,18 +9,20 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, RichModelSummary, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, ModelSummary, TQDMProgressBar
 from lightning.pytorch.cli import (
     ArgsType,
     LightningArgumentParser,
     LightningCLI,
 )
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from typing_extensions import override
 
 from fashion_lightning import __version__
 from fashion_lightning.callbacks import PredictionWriter, ReportWriter
+from fashion_lightning.checkpoint_io import AtomicCheckpointIO
 from fashion_lightning.datamodule import FashionMNISTDataModule
 from fashion_lightning.module import FashionMNISTClassifier
 from fashion_lightning.runs import discard, find_checkpoint, new_run, run_of
@@ -109,16 +111,15 @@ class FashionLightningCLI(LightningCLI):
             kwargs["callbacks"].append(ReportWriter(run))
         elif not trial and config.enable_checkpointing is not False:
             validates = self.datamodule.val_size > 0 and config.limit_val_batches != 0
-            kwargs["callbacks"].append(
-                ModelCheckpoint(
-                    dirpath=run / "checkpoints",
-                    filename="best",
-                    monitor="val_acc" if validates else None,  # None: the best is the last.
-                    mode="max",
-                    save_last=True,
-                    enable_version_counter=False,
-                )
-            )
+            kwargs["callbacks"] += [
+                # Without validation images, the best is the last: the one of the highest step.
+                _checkpoint(run, "best", *(("val_loss", "min") if validates else ("step", "max"))),
+                _checkpoint(run, "last"),
+            ]
+        plugins = config.plugins or []
+        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins])]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in kwargs["plugins"]):
+            kwargs["plugins"].append(AtomicCheckpointIO())
         if config.enable_progress_bar is not False:
             kwargs["callbacks"].append(TQDMProgressBar(refresh_rate=20))
         if config.logger in (None, True) and not trial:
@@ -152,7 +153,7 @@ class FashionLightningCLI(LightningCLI):
         """Show the network's layers and keep the configuration in the run's folder."""
         config, trainer = self.config.fit, self.trainer
         if config.trainer.enable_model_summary is not False:
-            RichModelSummary(max_depth=-1).on_fit_start(trainer, self.model)
+            ModelSummary(max_depth=-1).on_fit_start(trainer, self.model)
         if trainer.is_global_zero and not config.trainer.fast_dev_run:
             text = self._parser("fit").dump(config, skip_none=False)
             (Path(trainer.default_root_dir) / "config.yaml").write_text(text)
@@ -173,6 +174,20 @@ class FashionLightningCLI(LightningCLI):
             f"  fashion-lightning test --ckpt_path {best}\n"
             f"  fashion-lightning predict --ckpt_path {best}"
         )
+
+
+def _checkpoint(
+    run: Path, name: str, monitor: str | None = None, mode: str = "min"
+) -> ModelCheckpoint:
+    """Return what keeps one checkpoint: of the best `monitor`, or of the last epoch if None."""
+    return ModelCheckpoint(
+        dirpath=(run / "checkpoints").absolute(),  # As its state says when a run is continued.
+        filename=name,
+        monitor=monitor,
+        mode=mode,
+        every_n_epochs=1,
+        enable_version_counter=False,
+    )
 
 
 def _loggers(run: Path) -> list[Logger]:
@@ -215,7 +230,7 @@ def main(args: ArgsType = None) -> None:
         FashionMNISTClassifier,
         FashionMNISTDataModule,
         seed_everything_default=0,
-        trainer_defaults={"max_epochs": 24},
+        trainer_defaults={"max_epochs": 21},
         save_config_callback=None,  # `before_fit` does it.
         parser_class=_Parser,
         parser_kwargs={"prog": "fashion-lightning", "version": __version__},

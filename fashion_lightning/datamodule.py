@@ -77,7 +77,7 @@ class FashionMNISTDataModule(LightningDataModule):
         self,
         data_dir: str | Path = "data",
         *,
-        batch_size: int = 250,
+        batch_size: int = 500,
         val_size: int = 5000,
         split_seed: int = 0,
         horizontal_flip: float = 0.5,

@@ -33,7 +33,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_runs_folder_holds_everything(trained: Path) -> None:
     config = yaml.safe_load((trained / "config.yaml").read_text())
     assert config["trainer"]["max_epochs"] == 2
-    assert config["model"]["lr"] == 0.002
+    assert config["model"]["lr"] == 0.003
     rows = list(csv.DictReader((trained / "metrics.csv").read_text().splitlines()))
     columns = {
         "train_loss",
@@ -56,7 +56,7 @@ def test_checkpoints_hold_plain_values(trained: Path, name: str) -> None:
     checkpoint = torch.load(path, weights_only=True)
     network = checkpoint["hyper_parameters"]["network"]
     assert network["class_path"] in ("fashion_lightning.MLP", "fashion_lightning.network.MLP")
-    assert FashionMNISTClassifier.load_from_checkpoint(path).lr == 0.002
+    assert FashionMNISTClassifier.load_from_checkpoint(path).lr == 0.003
 
 
 def test_a_new_process_tests_with_the_same_numbers(trained: Path, data_dir: Path) -> None:
@@ -127,6 +127,22 @@ def test_a_second_fit_gets_its_own_folder(command: Command, here: Path) -> None:
     command("fit", *SHORT, "--seed_everything", "1")
     assert before == {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
     assert (here / "lightning_logs" / "version_1" / "checkpoints" / "best.ckpt").is_file()
+
+
+def test_last_is_the_last_epoch_and_best_the_one_of_the_lowest_val_loss(
+    command: Command, here: Path
+) -> None:
+    climb = ("--optimizer", "SGD", "--optimizer.lr", "0.01", "--optimizer.maximize", "true")
+    command("fit", *SHORT, "--trainer.max_epochs", "3", *climb)
+    run = here / "lightning_logs" / "version_0"
+    rows = csv.DictReader((run / "metrics.csv").read_text().splitlines())
+    losses = [float(row["val_loss"]) for row in rows if row["val_loss"]]
+    assert losses == sorted(losses)  # the optimizer makes it worse: the first epoch is the best
+    best, last = (
+        torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)["epoch"]
+        for name in ("best", "last")
+    )
+    assert (best, last) == (0, 2)
 
 
 def test_fit_without_logger(command: Command, here: Path) -> None:

@@ -40,6 +40,7 @@ def test_fit_equals_a_plain_loop_bit_for_bit(
         optimizer=optimizer,  # type: ignore[arg-type]
         lr=0.01,
         weight_decay=0.1,
+        beta2=0.97,
         warmup=0.3,
         label_smoothing=0.1,
     )
@@ -52,7 +53,9 @@ def test_fit_equals_a_plain_loop_bit_for_bit(
     pl.seed_everything(3)
     plain: torch.optim.Optimizer
     if optimizer == "adamw":
-        plain = torch.optim.AdamW(network.parameters(), weight_decay=0.1, fused=True)
+        plain = torch.optim.AdamW(
+            network.parameters(), weight_decay=0.1, betas=(0.9, 0.97), fused=True
+        )
     else:
         plain = torch.optim.SGD(
             network.parameters(), weight_decay=0.1, momentum=0.9, nesterov=True, fused=True
@@ -268,6 +271,7 @@ def test_integer_images_are_refused_before_they_are_normalised() -> None:
         ({"lr": 0}, "Expected `lr` to be a number > 0, but got 0"),
         ({"lr": float("nan")}, "Expected `lr` to be .* got nan"),
         ({"weight_decay": -1}, "Expected `weight_decay` to be .* got -1"),
+        ({"beta2": 1}, "Expected `beta2` to be .* got 1"),
         ({"warmup": 1.1}, "Expected `warmup` to be .* got 1.1"),
         ({"label_smoothing": 1}, "Expected `label_smoothing` to be .* got 1"),
         ({"std": 0}, "Expected `std` to be .* got 0"),

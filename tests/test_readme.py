@@ -1,0 +1,57 @@
+"""What the README tells people to do, done in its order, in one folder."""
+
+import logging
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+from fashion_lightning.cli import main
+
+README = (REPOSITORY / "README.md").read_text()
+SHORT = (
+    *("--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2"),
+    *("--trainer.log_every_n_steps", "1"),
+)
+
+
+@pytest.mark.filterwarnings("default")  # Lightning has advice for small examples.
+def test_every_command_and_every_program_runs(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
+    (tmp_path / "data").symlink_to(data_dir)
+    commands, programs = 0, 0
+    for language, block in re.findall(r"```(bash|python)\n(.*?)```", README, flags=re.DOTALL):
+        if language == "python":
+            exec(compile(block, "README.md", "exec"), {"__name__": "__main__"})
+            programs += 1
+            continue
+        for line in block.splitlines():
+            words = shlex.split(line)
+            if "fashion-lightning" not in words:
+                continue  # pip and pytest: that is how this test came to run
+            arguments = words[words.index("fashion-lightning") + 1 :]
+            if arguments[0] == "fit":
+                arguments[1:1] = SHORT if "--print_config" not in arguments else ()
+            if "--print_config" in arguments:
+                with pytest.raises(SystemExit, match="0"):
+                    main(arguments)
+            else:
+                main(arguments)
+            commands += 1
+    assert (commands, programs) == (8, 6)
+    assert (tmp_path / "lightning_logs/version_0/predictions.csv").is_file()
+    logging.getLogger("lightning.pytorch").setLevel(logging.INFO)
+
+
+def test_the_results_are_those_of_the_config_files() -> None:
+    for config in (REPOSITORY / "configs").glob("*.yaml"):
+        header = config.read_text().split("seed_everything")[0]
+        accuracy = re.search(r"(\d\d\.\d+) %", header)
+        assert accuracy, f"the header of {config.name} states no test accuracy"
+        assert f"| `{config.name}` |" in README
+        assert f"{accuracy[1]} %" in README
