@@ -25,7 +25,7 @@ from fashion_lightning.callbacks import PredictionWriter, ReportWriter
 from fashion_lightning.checkpoint_io import AtomicCheckpointIO
 from fashion_lightning.datamodule import FashionMNISTDataModule
 from fashion_lightning.module import FashionMNISTClassifier
-from fashion_lightning.runs import discard, find_checkpoint, new_run, run_of
+from fashion_lightning.runs import discard, find_checkpoint, new_run, read_arguments, run_of
 
 
 class _Parser(LightningArgumentParser):
@@ -61,16 +61,11 @@ class FashionLightningCLI(LightningCLI):
             return
         try:
             path = find_checkpoint(Path(config.trainer.default_root_dir or ""), config.ckpt_path)
-        except FileNotFoundError as error:
+            self._subcommand_parsers[command].set_defaults(read_arguments(path))
+        except (FileNotFoundError, ValueError) as error:
             parser.error(str(error))
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        for group, key in (("model", "hyper_parameters"), ("data", "datamodule_hyper_parameters")):
-            known = {
-                name: value for name, value in checkpoint.get(key, {}).items() if name[0] != "_"
-            }
-            self._subcommand_parsers[command].set_defaults(
-                {f"{group}.{name}": value for name, value in known.items()}
-            )
+        except KeyError as error:
+            parser.error(f"{path} is no checkpoint of FashionMNISTClassifier: {error}")
         super().parse_arguments(parser, args)
         self.config[command].ckpt_path = str(path)
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -275,6 +276,39 @@ def test_mistakes_end_in_one_message_and_exit_code_2(
     assert message in printed
     assert "Traceback" not in printed
     assert {path.name for path in here.iterdir()} == {"misspelt.yaml", "broken.yaml"}
+
+
+class Intruder:
+    """What a hostile checkpoint may hold: unpickling it writes a file."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("intruded"),)
+
+
+@pytest.mark.parametrize("kind", ["garbage", "cut", "foreign", "weights", "hostile"])
+@pytest.mark.parametrize("subcommand", ["fit", "test"])
+def test_what_is_no_checkpoint_is_refused(
+    subcommand: str, kind: str, trained: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = trained / "checkpoints" / "best.ckpt"
+    path = here / "model.ckpt"
+    if kind == "garbage":
+        path.write_bytes(b"no checkpoint" * 100)
+    elif kind == "cut":
+        path.write_bytes(real.read_bytes()[:1_000_000])
+    elif kind == "weights":
+        torch.save(FashionMNISTClassifier().state_dict(), path)
+    elif kind == "foreign":
+        torch.save({"hyper_parameters": {"num_layers": 3}, "state_dict": {}}, path)
+    else:
+        torch.save({"hyper_parameters": {"lr": Intruder()}, "state_dict": {}}, path)
+    with pytest.raises(SystemExit) as error:
+        main([subcommand, "--ckpt_path", str(path)])
+    assert error.value.code == 2
+    printed = capsys.readouterr().err
+    assert "model.ckpt" in printed
+    assert "Traceback" not in printed
+    assert [entry.name for entry in here.iterdir()] == ["model.ckpt"]
 
 
 def test_without_a_checkpoint_the_known_ones_are_named(
