@@ -117,9 +117,9 @@ class FashionLightningCLI(LightningCLI):
             kwargs["plugins"].append(AtomicCheckpointIO())
         if config.enable_progress_bar is not False:
             kwargs["callbacks"].append(TQDMProgressBar(refresh_rate=20))
-        if config.logger in (None, True) and not trial:
+        if config.logger in (None, True):
             # Training writes curves; the other commands must not touch those.
-            kwargs["logger"] = _loggers(run) if fits else False
+            kwargs["logger"] = _loggers(run) if fits and not trial else False
         if self.datamodule.val_size == 0:
             kwargs["limit_val_batches"] = 0
         kwargs["enable_model_summary"] = False  # `before_fit` prints one.

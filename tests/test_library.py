@@ -48,7 +48,7 @@ def trainer(folder: Path, **arguments: Any) -> pl.Trainer:
 
 def test_our_datamodule_under_their_module(tmp_path: Path, data_dir: Path) -> None:
     theirs = trainer(tmp_path)
-    theirs.fit(TheirModule(), FashionMNISTDataModule(data_dir, mirrors=[]))
+    theirs.fit(TheirModule(), FashionMNISTDataModule(data_dir, batch_size=100, mirrors=[]))
     assert theirs.callback_metrics["accuracy"] > 0.75
 
 
