@@ -1,6 +1,5 @@
 """The command `fashion-lightning`: Lightning's CLI, with a folder a run and clear refusals."""
 
-import os
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, ModelSummary, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, ModelSummary, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import (
     ArgsType,
     LightningArgumentParser,
@@ -101,21 +100,22 @@ class FashionLightningCLI(LightningCLI):
             root = Path(config.default_root_dir or "")
             run = new_run(root) if begins else root
         kwargs["default_root_dir"] = str(run)
-        kwargs["callbacks"] = [*(config.callbacks or [])]
+        kwargs["callbacks"] = _as_list(config.callbacks)
         if not fits:
             kwargs["callbacks"].append(ReportWriter(run))
         elif not trial and config.enable_checkpointing is not False:
             validates = self.datamodule.val_size > 0 and config.limit_val_batches != 0
             kwargs["callbacks"] += [
-                # Without validation images, the best is the last: the one of the highest step.
-                _checkpoint(run, "best", *(("val_loss", "min") if validates else ("step", "max"))),
-                _checkpoint(run, "last"),
+                # Without validation images, the best epoch is the last. The last is kept as that of
+                # the highest step, since Lightning takes two that monitor the same for one.
+                _checkpoint(run, "best", *(("val_loss", "min") if validates else ("epoch", "max"))),
+                _checkpoint(run, "last", "step", "max"),
             ]
-        plugins = config.plugins or []
-        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins])]
+        kwargs["plugins"] = _as_list(config.plugins)
         if not any(isinstance(plugin, CheckpointIO) for plugin in kwargs["plugins"]):
             kwargs["plugins"].append(AtomicCheckpointIO())
-        if config.enable_progress_bar is not False:
+        has_bar = any(isinstance(callback, ProgressBar) for callback in kwargs["callbacks"])
+        if config.enable_progress_bar is not False and not has_bar:
             kwargs["callbacks"].append(TQDMProgressBar(refresh_rate=20))
         if config.logger in (None, True):
             # Training writes curves; the other commands must not touch those.
@@ -156,25 +156,29 @@ class FashionLightningCLI(LightningCLI):
     def after_fit(self) -> None:
         """Test the best checkpoint and say what can be done next."""
         trainer: Any = self.trainer  # Lightning declares no type for its list of callbacks.
-        checkpoint = trainer.checkpoint_callback
-        best = checkpoint.best_model_path if isinstance(checkpoint, ModelCheckpoint) else ""
-        if not best:  # A trial run (fast_dev_run), or one that keeps no checkpoints.
+        run = Path(trainer.default_root_dir)
+        best = run / "checkpoints" / "best.ckpt"
+        if self.config.fit.trainer.fast_dev_run or not best.exists():
             return
         if self.config.fit.test_after_fit:
-            trainer.callbacks.append(ReportWriter(trainer.default_root_dir))
+            trainer.callbacks.append(ReportWriter(run))
             trainer.test(self.model, self.datamodule, ckpt_path=best)
-        best = os.path.relpath(best)
         rank_zero_info(
-            f"\nThe run's folder is {os.path.relpath(trainer.default_root_dir)}. Next:\n"
+            f"\nThe run's folder is {run}. Next:\n"
             f"  fashion-lightning test --ckpt_path {best}\n"
             f"  fashion-lightning predict --ckpt_path {best}"
         )
 
 
-def _checkpoint(
-    run: Path, name: str, monitor: str | None = None, mode: str = "min"
-) -> ModelCheckpoint:
-    """Return what keeps one checkpoint: of the best `monitor`, or of the last epoch if None."""
+def _as_list(value: Any) -> list[Any]:
+    """Return what the Trainer takes as one, as several or as None."""
+    if value is None:
+        return []
+    return [*value] if isinstance(value, list) else [value]
+
+
+def _checkpoint(run: Path, name: str, monitor: str, mode: str) -> ModelCheckpoint:
+    """Return what keeps the checkpoint of the epoch with the best `monitor`."""
     return ModelCheckpoint(
         dirpath=(run / "checkpoints").absolute(),  # As its state says when a run is continued.
         filename=name,

@@ -24,8 +24,6 @@ def lr_factor(step: int, total_steps: int, warmup: float) -> float:
     Args:
         step: Number of the optimizer step, from 0.
         total_steps: Steps of the whole run.
-        beta2: Decay of AdamW's running mean of squared gradients, in [0, 1). In runs as short as
-            ours, PyTorch's 0.999 remembers the noisy beginning for too long.
         warmup: Fraction of the run in which the rate rises, in [0, 1].
 
     Returns:
@@ -42,10 +40,10 @@ class FashionMNISTClassifier(LightningModule):
     constants that travel in the checkpoint. Validation, test and predict compute in full precision
     whatever the trainer's `precision`, so their numbers agree on every machine.
 
-    Logged: ``train_loss`` (what is minimised) and ``train_acc``, every `log_every_n_steps` steps
-    ``train_loss_step`` and ``lr``; for validation and test ``*_loss``
-    (mean negative log-likelihood), ``*_acc``, ``*_f1`` (macro) and ``*_ece`` (expected calibration
-    error: 15 bins, norm l1, a fraction).
+    Logged: ``train_loss`` (what is minimised) and ``train_acc``; every `log_every_n_steps` steps
+    ``train_loss_step`` and ``lr``; for validation and test ``*_loss`` (mean negative
+    log-likelihood), ``*_acc``, ``*_f1`` (macro) and ``*_ece`` (expected calibration error: 15 bins,
+    norm l1, a fraction).
 
     Args:
         network: Images ``(N, 1, 28, 28)`` in, logits ``(N, num_classes)`` out. None: `MLP`.

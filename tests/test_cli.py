@@ -159,6 +159,16 @@ def test_fit_without_validation_images(command: Command, here: Path) -> None:
     assert json.loads(report.read_text())["num_images"] == 10_000
 
 
+def test_callbacks_of_the_user_join_ours(command: Command, here: Path) -> None:
+    command(
+        *("fit", *SHORT, "--trainer.callbacks+=RichProgressBar"),
+        *("--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.dirpath=theirs"),
+    )
+    assert len(list((here / "theirs").glob("*.ckpt"))) == 1
+    report = json.loads((here / "lightning_logs/version_0/report/metrics.json").read_text())
+    assert report["checkpoint"].endswith("version_0/checkpoints/best.ckpt")
+
+
 def test_fast_dev_run_leaves_nothing(command: Command, here: Path) -> None:
     command("fit", "--trainer.fast_dev_run", "true")
     assert list(here.iterdir()) == []

@@ -99,6 +99,15 @@ class PredictionWriter(BasePredictionWriter):
             rows.writerow([index, *known, label, CLASSES[label], *numbers])
 
     @override
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Leave nothing half-written."""
+        if self._part is not None:
+            self._part.close()
+            self._parts[trainer.global_rank].unlink(missing_ok=True)
+
+    @override
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Merge the parts of all processes into the file."""
         assert self._part is not None

@@ -55,6 +55,7 @@ class ReportWriter(Callback):
         logits, labels = collect(self._batches)
         dirpath = self.dirpath or trainer.log_dir  # log_dir must be asked for by every process
         assert dirpath is not None
+        checkpoint = trainer.ckpt_path
         if trainer.is_global_zero:
             numbers = per_class(logits, labels)
             names = ("precision", "recall", "f1", "support")
@@ -66,7 +67,7 @@ class ReportWriter(Callback):
                     for label, class_name in enumerate(CLASSES)
                 },
                 "confusion_matrix": numbers["confusion_matrix"],
-                "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
+                "checkpoint": str(Path(checkpoint).resolve()) if checkpoint else None,
             }
             path = Path(dirpath) / "report" / "metrics.json"
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,12 @@
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from fashion_lightning import CLASSES, FashionMNISTClassifier, FashionMNISTDataModule
@@ -45,6 +47,16 @@ def test_a_row_for_each_image_of_their_loader(tmp_path: Path, labelled: bool) ->
 def test_the_table_lies_in_the_trainers_folder_by_default(tmp_path: Path, data_dir: Path) -> None:
     predict(tmp_path, PredictionWriter(), FashionMNISTDataModule(data_dir, mirrors=[]))
     assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 10_001
+
+
+def test_a_failed_prediction_leaves_nothing(tmp_path: Path) -> None:
+    def loader() -> Iterator[list[Tensor]]:
+        yield [IMAGES]
+        raise RuntimeError("the disk is gone")
+
+    with pytest.raises(RuntimeError, match="the disk is gone"):
+        predict(tmp_path, PredictionWriter(tmp_path / "table.csv"), loader())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_existing_file_is_left_alone(tmp_path: Path) -> None:
