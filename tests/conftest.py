@@ -1,7 +1,8 @@
 """What several test files use: the data, a run of the command, the tutorial's network."""
 
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,15 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     """LightningCLI warns if the command is called from within a process that has arguments."""
     monkeypatch.setattr(sys, "argv", ["fashion-lightning"])
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """What Lightning's `rank_zero_info` says; its logger may or may not hand on to pytest's."""
+    logger = logging.getLogger("lightning.pytorch")
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)
 
 
 Command = Callable[..., None]

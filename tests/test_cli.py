@@ -243,11 +243,11 @@ def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_run_says_device_and_precision(
-    command: Command, here: Path, caplog: pytest.LogCaptureFixture
+    command: Command, here: Path, said: pytest.LogCaptureFixture
 ) -> None:
     command("fit", *SHORT, "--trainer.accelerator", "cpu", "--trainer.precision", "32-true")
-    assert "fit: on cpu, precision 32-true" in caplog.text
-    assert "lightning_logs/version_0" in caplog.text
+    assert "fit: on cpu, precision 32-true" in said.text
+    assert "lightning_logs/version_0" in said.text
 
 
 @pytest.mark.parametrize(

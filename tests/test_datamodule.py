@@ -151,10 +151,10 @@ def test_augmentation_is_for_training_only(data_dir: Path) -> None:
 
 
 def test_prepare_data_says_where_the_data_is_from(
-    data_dir: Path, caplog: pytest.LogCaptureFixture
+    data_dir: Path, said: pytest.LogCaptureFixture
 ) -> None:
     FashionMNISTDataModule(data_dir, mirrors=[]).prepare_data()
-    assert "verified files in" in caplog.text
+    assert "verified files in" in said.text
 
 
 @pytest.mark.parametrize(
