@@ -65,6 +65,7 @@ class FashionMNISTDataModule(LightningDataModule):
         ValueError: If an argument is out of its range.
 
     Example:
+        >>> from fashion_lightning import FashionMNISTDataModule
         >>> datamodule = FashionMNISTDataModule(batch_size=64, mirrors=[])
         >>> datamodule.prepare_data()
         >>> datamodule.setup("test")

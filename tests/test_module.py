@@ -258,6 +258,10 @@ def test_predict_takes_images_with_and_without_labels(tmp_path: Path) -> None:
     assert torch.equal(results[0], results[2])
 
 
+def test_the_number_of_classes_is_an_option() -> None:
+    assert FashionMNISTClassifier(num_classes=3)(torch.rand(2, 28, 28)).shape == (2, 3)
+
+
 def test_integer_images_are_refused_before_they_are_normalised() -> None:
     with pytest.raises(ValueError, match="uint8"):
         FashionMNISTClassifier()(torch.zeros(1, 28, 28, dtype=torch.uint8))

@@ -1,13 +1,16 @@
 """What the README tells people to do, done in its order, in one folder."""
 
+import doctest
 import logging
 import re
 import shlex
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from conftest import REPOSITORY
 
+from fashion_lightning import datamodule, module, network
 from fashion_lightning.cli import main
 
 README = (REPOSITORY / "README.md").read_text()
@@ -46,6 +49,17 @@ def test_every_command_and_every_program_runs(
     assert (commands, programs) == (8, 6)
     assert (tmp_path / "lightning_logs/version_0/predictions.csv").is_file()
     logging.getLogger("lightning.pytorch").setLevel(logging.INFO)
+
+
+@pytest.mark.parametrize("module", [network, module, datamodule])
+def test_the_examples_in_the_docstrings(
+    module: ModuleType, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").symlink_to(data_dir)
+    results = doctest.testmod(module)
+    assert results.attempted > 0
+    assert results.failed == 0
 
 
 def test_the_results_are_those_of_the_config_files() -> None:
