@@ -4,7 +4,7 @@ A network this small computes faster than a DataLoader collects single images, s
 indexing operation here. This file knows tensors only: not where they come from, and no trainer.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from random import Random
 from typing import Any
 
@@ -86,6 +86,8 @@ class Batches:
             both = torch.cat([padded, padded.flip(-1)]) if horizontal_flip else padded
             self._views = both.unfold(1, images.shape[1], 1).unfold(2, images.shape[2], 1)
 
+            self._collected = torch.empty_like(images)
+
     def __len__(self) -> int:
         """Batches that this process gets in an epoch."""
         num_images = len(self.dataset)
@@ -102,23 +104,22 @@ class Batches:
         if not self._resuming:
             self._epoch, self._cut = self._epoch + 1, 0
         self._resuming = False
-        cut = self._cut_in_order if self.seed is None else self._cut_shuffled()
+        images, labels = self.dataset.tensors if self.seed is None else self._shuffled()
         while self._cut < len(self):
             first = self.first_index(self._cut)
             self._cut += 1
-            images, labels = cut(slice(first, first + self.batch_size))
-            yield images.unsqueeze(1).float().div_(255), labels
+            rows = slice(first, first + self.batch_size)
+            yield images[rows].unsqueeze(1).float().div_(255), labels[rows]
 
     def first_index(self, batch_idx: int) -> int:
         """Return the place, in the order of the epoch, of the first image of a batch."""
         return (batch_idx * self.world_size + self.rank) * self.batch_size
 
-    def _cut_in_order(self, rows: slice) -> tuple[Tensor, Tensor]:
-        images, labels = self.dataset.tensors
-        return images[rows], labels[rows]
+    def _shuffled(self) -> tuple[Tensor, Tensor]:
+        """Return all images and labels in the running epoch's order, augmented.
 
-    def _cut_shuffled(self) -> Callable[[slice], tuple[Tensor, Tensor]]:
-        """Draw the running epoch's order and augmentation; return what cuts its batches."""
+        Collecting them once an epoch leaves next to nothing to do for each batch.
+        """
         labels = self.dataset.tensors[1]
         num_images, device = len(labels), labels.device
         # Hashing the pair keeps (seed 0, epoch 1) and (seed 1, epoch 0) apart.
@@ -127,18 +128,13 @@ class Batches:
         order = torch.randperm(num_images, generator=generator)
         flip = torch.rand(num_images, generator=generator) < self.horizontal_flip
         source = (order + num_images * flip).to(device)
-        order = order.to(device)
-        offsets = torch.randint(2 * self.shift + 1, (2, num_images), generator=generator).to(device)
-
-        def cut(rows: slice) -> tuple[Tensor, Tensor]:
-            if self.shift:
-                down, right = offsets[:, rows]
-                images = self._views[source[rows], down, right]
-            else:  # The same, but copies an image at once.
-                images = self._views[:, 0, 0].index_select(0, source[rows])
-            return images, labels[order[rows]]
-
-        return cut
+        if self.shift:
+            offsets = torch.randint(2 * self.shift + 1, (2, num_images), generator=generator)
+            images = self._views[(source, *offsets.to(device))]
+        else:  # The same, but copies an image at once.
+            views, images = self._views[:, 0, 0], self._collected
+            torch.index_select(views, 0, source, out=images)
+        return images, labels[order.to(device)]
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the iteration stands; Lightning keeps it in every checkpoint."""

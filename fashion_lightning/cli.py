@@ -1,5 +1,6 @@
 """The command `fashion-lightning`: Lightning's CLI, with a folder a run and clear refusals."""
 
+import os
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -216,6 +217,13 @@ def main(args: ArgsType = None) -> None:
     Args:
         args: What stands after ``fashion-lightning``. None: `sys.argv`.
     """
+    # AdamW's running means of gradients that are zero decay to denormal numbers (below 1e-38), with
+    # which a CPU computes several times slower. Threads inherit this: it must come before any.
+    torch.set_flush_denormal(True)
+    if not torch.cuda.is_available():
+        # Lightning sets this against trouble with CUDA in forked processes; without CUDA it only
+        # makes PyTorch search for a driver in every optimizer step.
+        os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
     # What Lightning says here is its own business, or meant for people who build a Trainer.
     for message in (
         ".*isinstance.treespec, LeafSpec.* is deprecated",
