@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, ModelSummary, ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelSummary, ProgressBar
 from lightning.pytorch.cli import (
     ArgsType,
     LightningArgumentParser,
@@ -17,11 +18,17 @@ from lightning.pytorch.cli import (
 )
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from typing_extensions import override
 
 from fashion_lightning import __version__
-from fashion_lightning.callbacks import PredictionWriter, ReportWriter
+from fashion_lightning.callbacks import (
+    BestAndLast,
+    PredictionWriter,
+    ReportWriter,
+    SteadyProgressBar,
+)
 from fashion_lightning.checkpoint_io import AtomicCheckpointIO
 from fashion_lightning.datamodule import FashionMNISTDataModule
 from fashion_lightning.module import FashionMNISTClassifier
@@ -32,6 +39,13 @@ class _Parser(LightningArgumentParser):
     @override
     def print_usage(self, file: Any = None) -> None:
         """Print nothing: before an error, two hundred options would hide it. See ``--help``."""
+
+
+class _NoProfiler(PassThroughProfiler):
+    @override
+    def profile(self, action_name: str) -> Any:
+        """Do nothing. Lightning's does nothing, too, but builds a generator for it."""
+        return nullcontext()
 
 
 class FashionLightningCLI(LightningCLI):
@@ -105,19 +119,15 @@ class FashionLightningCLI(LightningCLI):
         if not fits:
             kwargs["callbacks"].append(ReportWriter(run))
         elif not trial and config.enable_checkpointing is not False:
-            validates = self.datamodule.val_size > 0 and config.limit_val_batches != 0
-            kwargs["callbacks"] += [
-                # Without validation images, the best epoch is the last. The last is kept as that of
-                # the highest step, since Lightning takes two that monitor the same for one.
-                _checkpoint(run, "best", *(("val_loss", "min") if validates else ("epoch", "max"))),
-                _checkpoint(run, "last", "step", "max"),
-            ]
+            kwargs["callbacks"].append(BestAndLast(run / "checkpoints"))
         kwargs["plugins"] = _as_list(config.plugins)
         if not any(isinstance(plugin, CheckpointIO) for plugin in kwargs["plugins"]):
             kwargs["plugins"].append(AtomicCheckpointIO())
         has_bar = any(isinstance(callback, ProgressBar) for callback in kwargs["callbacks"])
         if config.enable_progress_bar is not False and not has_bar:
-            kwargs["callbacks"].append(TQDMProgressBar(refresh_rate=20))
+            kwargs["callbacks"].append(SteadyProgressBar())
+        if config.profiler is None:
+            kwargs["profiler"] = _NoProfiler()
         if config.logger in (None, True):
             # Training writes curves; the other commands must not touch those.
             kwargs["logger"] = _loggers(run) if fits and not trial else False
@@ -176,18 +186,6 @@ def _as_list(value: Any) -> list[Any]:
     if value is None:
         return []
     return [*value] if isinstance(value, list) else [value]
-
-
-def _checkpoint(run: Path, name: str, monitor: str, mode: str) -> ModelCheckpoint:
-    """Return what keeps the checkpoint of the epoch with the best `monitor`."""
-    return ModelCheckpoint(
-        dirpath=(run / "checkpoints").absolute(),  # As its state says when a run is continued.
-        filename=name,
-        monitor=monitor,
-        mode=mode,
-        every_n_epochs=1,
-        enable_version_counter=False,
-    )
 
 
 def _loggers(run: Path) -> list[Logger]:

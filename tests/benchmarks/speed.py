@@ -45,7 +45,7 @@ from torchvision.datasets import FashionMNIST
 from torchvision.transforms import ToTensor
 
 from fashion_lightning import MLP, FashionMNISTClassifier, FashionMNISTDataModule, cli
-from fashion_lightning.callbacks import PredictionWriter, ReportWriter
+from fashion_lightning.callbacks import PredictionWriter, ReportWriter, SteadyProgressBar
 
 DEVICE = (torch.accelerator.is_available() and torch.accelerator.current_accelerator()) or (
     torch.device("cpu")
@@ -211,7 +211,7 @@ class Contender:
             trainer = Trainer(
                 logger=False,
                 default_root_dir=self.folder,
-                callbacks=[writers[stage]] if stage in writers else [],
+                callbacks=[SteadyProgressBar(), *([writers[stage]] if stage in writers else [])],
             )
             started = now()
             run = trainer.test if stage == "test" else trainer.predict
