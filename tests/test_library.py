@@ -83,6 +83,7 @@ def test_both_in_their_cli_by_class_path(
             *("--data=fashion_lightning.FashionMNISTDataModule", f"--data.data_dir={data_dir}"),
             *("--data.mirrors=[]", f"--trainer.default_root_dir={tmp_path}"),
             *("--trainer.max_steps=3", "--trainer.limit_val_batches=1", "--trainer.logger=false"),
+            "--seed_everything=0",
         ],
     )
     assert isinstance(cli.model, FashionMNISTClassifier)
