@@ -1,4 +1,5 @@
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import lightning.pytorch as pl
@@ -7,6 +8,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from sklearn import metrics as sklearn
 from torch import Tensor, nn
+from torch import _dynamo as dynamo
+from torch._dynamo.utils import counters
 from torch.utils.data import DataLoader, TensorDataset
 
 from fashion_lightning import MLP, ConvNet, FashionMNISTClassifier, FashionMNISTDataModule
@@ -284,3 +287,35 @@ def test_integer_images_are_refused_before_they_are_normalised() -> None:
 def test_senseless_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FashionMNISTClassifier(**arguments)
+
+
+@pytest.mark.skipif(not which("g++"), reason="torch.compile needs a C++ compiler")
+def test_training_can_be_compiled(tmp_path: Path, data_dir: Path) -> None:
+    datamodule = FashionMNISTDataModule(data_dir, mirrors=[])
+    weights = []
+    for compile_network in (False, True):
+        dynamo.reset()
+        counters.clear()
+        pl.seed_everything(1)
+        classifier = FashionMNISTClassifier(
+            MLP(hidden_features=16), compile_network=compile_network
+        )
+        trainer = quiet_trainer(tmp_path, max_steps=10, limit_val_batches=1)
+        trainer.fit(classifier, datamodule)
+        # Training was compiled, and nothing but training.
+        assert counters["stats"]["unique_graphs"] == int(compile_network)
+        weights.append(classifier.state_dict())
+    plain, compiled = weights
+    assert compiled.keys() == plain.keys()
+    for name in plain:
+        torch.testing.assert_close(compiled[name], plain[name], rtol=1e-3, atol=1e-5)
+
+    path = tmp_path / "compiled.ckpt"
+    trainer.save_checkpoint(path)
+    trainer = quiet_trainer(tmp_path, max_steps=12, limit_val_batches=0)
+    trainer.fit(classifier, datamodule, ckpt_path=path, weights_only=True)
+    assert trainer.global_step == 12
+    loaded = FashionMNISTClassifier.load_from_checkpoint(path)
+    (probs,) = quiet_trainer(tmp_path, limit_predict_batches=1).predict(loaded, datamodule) or []
+    assert isinstance(probs, Tensor)
+    torch.testing.assert_close(probs.sum(dim=1), torch.ones(500))
