@@ -235,7 +235,7 @@ def main(args: ArgsType = None) -> None:
         FashionMNISTClassifier,
         FashionMNISTDataModule,
         seed_everything_default=0,
-        trainer_defaults={"max_epochs": 21},
+        trainer_defaults={"max_epochs": 14},
         save_config_callback=None,  # `before_fit` does it.
         parser_class=_Parser,
         parser_kwargs={"prog": "fashion-lightning", "version": __version__},

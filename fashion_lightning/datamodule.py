@@ -81,7 +81,7 @@ class FashionMNISTDataModule(LightningDataModule):
         batch_size: int = 500,
         val_size: int = 5000,
         split_seed: int = 0,
-        horizontal_flip: float = 0.5,
+        horizontal_flip: float = 0.15,
         shift: int = 0,
         mirrors: Sequence[str] = files.MIRRORS,
     ) -> None:

@@ -81,7 +81,7 @@ class FashionMNISTClassifier(LightningModule):
         *,
         num_classes: int = 10,
         optimizer: Literal["adamw", "sgd"] = "adamw",
-        lr: float = 3e-3,
+        lr: float = 2.5e-3,
         weight_decay: float = 0.35,
         beta2: float = 0.95,
         warmup: float = 0.1,

@@ -169,7 +169,7 @@ class Contender:
         images, labels = self.training
         network = MLP().to(DEVICE)
         optimizer = torch.optim.AdamW(
-            network.parameters(), lr=3e-3, betas=(0.9, 0.95), weight_decay=0.35, fused=True
+            network.parameters(), lr=2.5e-3, betas=(0.9, 0.95), weight_decay=0.35, fused=True
         )
         steps = len(labels) // batch_size
         schedule = LambdaLR(optimizer, lambda step: 1 - step / (EPOCHS * steps + 1))
