@@ -8,6 +8,8 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from typing_extensions import override
 
+from fashion_lightning.atomic import replacing
+
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place and then renames it.
@@ -30,14 +32,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             OSError: If it cannot be written. A file that was at `path` stays as it was.
         """
-        path = Path(path)
         content = io.BytesIO()
         torch.save(checkpoint, content)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.new")
-        try:
-            temporary.write_bytes(content.getbuffer())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        with replacing(Path(path)) as new:
+            new.write_bytes(content.getbuffer())

@@ -23,6 +23,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from typing_extensions import override
 
 from fashion_lightning import __version__
+from fashion_lightning.atomic import replacing
 from fashion_lightning.callbacks import (
     BestAndLast,
     PredictionWriter,
@@ -162,7 +163,8 @@ class FashionLightningCLI(LightningCLI):
             ModelSummary(max_depth=-1).on_fit_start(trainer, self.model)
         if trainer.is_global_zero and not config.trainer.fast_dev_run:
             text = self._parser("fit").dump(config, skip_none=False)
-            (Path(trainer.default_root_dir) / "config.yaml").write_text(text)
+            with replacing(Path(trainer.default_root_dir) / "config.yaml") as new:
+                new.write_text(text)
 
     def after_fit(self) -> None:
         """Test the best checkpoint and say what can be done next."""

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from importlib import resources
 from pathlib import Path
-from tempfile import NamedTemporaryFile
-from urllib.request import urlopen
 
 import torch
+from filelock import FileLock
 from torch import Tensor
+
+from fashion_lightning.atomic import replacing
+from fashion_lightning.mirrors import download
 
 MIRRORS = (
     "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
@@ -40,7 +42,6 @@ CLASSES = (
 )
 """The names of the ten classes, in the order of their labels."""
 
-_SILENCE_SECONDS = 5.0
 _DOWNLOAD_SECONDS = 45.0  # For all mirrors together: a copy is at hand, longer is not worth it.
 
 
@@ -92,7 +93,8 @@ def prepare(data_dir: str | Path, mirrors: Sequence[str] = MIRRORS) -> str:
 
     What is there and correct stays. The rest is unpacked from correct .gz files that lie beside it,
     else from the first mirror that answers correctly, else from the copy in this package. No file
-    gets its name before its checksum is verified.
+    gets its name before its checksum is verified. Of several processes one does it, while the
+    others wait.
 
     Args:
         data_dir: The files go to ``FashionMNIST/raw`` below it, so that
@@ -104,21 +106,45 @@ def prepare(data_dir: str | Path, mirrors: Sequence[str] = MIRRORS) -> str:
         and `load` reads the copy in the package instead.
     """
     raw = _raw(data_dir)
-    missing = [file for file in _FILES if _read_unpacked(raw, file) is None]
-    if not missing:
+    if not _missing(raw):
         return f"FashionMNIST: verified files in {raw}"
-    damaged = [file.name for file in missing if (raw / file.name).exists()]
-    deadline = time.monotonic() + _DOWNLOAD_SECONDS
-    sources: dict[str, None] = {}  # a set that keeps the order
-    problems: dict[str, str] = {}
     try:
         raw.mkdir(parents=True, exist_ok=True)
-        for file in missing:
-            packed, source = _obtain(file, raw, mirrors, deadline, problems)
-            sources[source] = None
-            _write(raw / file.name, gzip.decompress(packed))
-    except OSError as error:
+        # The operating system frees the lock of a process that dies.
+        with FileLock(raw.parent / ".lock", timeout=2 * _DOWNLOAD_SECONDS):
+            return _fill(raw, mirrors)
+    except (OSError, NotImplementedError) as error:  # The latter: a file system without locks.
         return f"FashionMNIST: the package's copy, since {raw} cannot be written ({error})"
+
+
+def _fill(raw: Path, mirrors: Sequence[str]) -> str:
+    """Write what is missing in `raw`; say what was done."""
+    missing = _missing(raw)
+    if not missing:
+        return f"FashionMNIST: verified files in {raw}, which another process has just made"
+    started = time.monotonic()
+    sources: dict[str, None] = {}  # a set that keeps the order
+    problems: dict[str, str] = {}
+    damaged: list[str] = []
+
+    def write(path: Path, content: bytes | bytearray) -> None:
+        if path.exists():
+            damaged.append(path.name)
+        with replacing(path) as new:
+            new.write_bytes(content)
+
+    for file in missing:
+        beside = raw / f"{file.name}.gz"
+        packed: bytes | bytearray | None = _read(beside, file.packed_size, file.packed_sha256)
+        if packed:
+            source = f"unpacked from .gz files in {raw}"
+        else:
+            packed, source = _obtain(file, mirrors, started, problems)
+            if beside.exists():
+                write(beside, packed)
+        # Verified, so it is no gzip bomb: what comes out is what went in.
+        write(raw / file.name, gzip.decompress(packed))
+        sources[source] = None
     line = f"FashionMNIST: {' and '.join(sources)}, verified, now in {raw}"
     if damaged:
         line += f"; replaced damaged {', '.join(damaged)}"
@@ -139,7 +165,8 @@ def load(data_dir: str | Path, *, train: bool) -> tuple[Tensor, Tensor]:
         Images, uint8 in 0 ... 255, ``(N, 28, 28)``, and labels, int64 in 0 ... 9, ``(N,)``.
     """
     images, labels = (
-        _read_unpacked(_raw(data_dir), file) or bytearray(gzip.decompress(_packaged(file)))
+        _read(_raw(data_dir) / file.name, file.size, file.sha256)
+        or bytearray(gzip.decompress(_packaged(file)))
         for file in _FILES
         if file.name.startswith("train" if train else "t10k")
     )
@@ -154,84 +181,40 @@ def _raw(data_dir: str | Path) -> Path:
     return Path(data_dir) / "FashionMNIST" / "raw"
 
 
-def _read_unpacked(raw: Path, file: _File) -> bytearray | None:
-    path = raw / file.name
+def _missing(raw: Path) -> list[_File]:
+    return [file for file in _FILES if not _read(raw / file.name, file.size, file.sha256)]
+
+
+def _read(path: Path, size: int, sha256: str) -> bytearray | None:
+    """Return a file's content, or None if it cannot be read or is not what it should be."""
     try:
-        if path.stat().st_size != file.size:
+        if path.stat().st_size != size:
             return None
         content = bytearray(path.read_bytes())
     except OSError:
         return None
-    return content if hashlib.sha256(content).hexdigest() == file.sha256 else None
+    return content if hashlib.sha256(content).hexdigest() == sha256 else None
 
 
 def _packaged(file: _File) -> bytes:
     return resources.files("fashion_lightning").joinpath("data", f"{file.name}.gz").read_bytes()
 
 
-def _is_official(packed: bytes, file: _File) -> bool:
-    return hashlib.sha256(packed).hexdigest() == file.packed_sha256
-
-
 def _obtain(
-    file: _File, raw: Path, mirrors: Sequence[str], deadline: float, problems: dict[str, str]
+    file: _File, mirrors: Sequence[str], started: float, problems: dict[str, str]
 ) -> tuple[bytes, str]:
     """Return the verified .gz of a file and its source; note in `problems` what mirrors failed."""
-    beside = raw / f"{file.name}.gz"
-    if beside.is_file() and beside.stat().st_size == file.packed_size:
-        packed = beside.read_bytes()
-        if _is_official(packed, file):
-            return packed, f"unpacked from .gz files in {raw}"
-    for mirror in mirrors:
+    for number, mirror in enumerate(mirrors, 1):
         if mirror in problems:  # Failed for an earlier file: not worth another wait.
             continue
+        # Each has its share of the time, and what those before it have left over.
+        deadline = started + _DOWNLOAD_SECONDS * number / len(mirrors)
         try:
-            packed = _download(f"{mirror.rstrip('/')}/{file.name}.gz", file.packed_size, deadline)
+            packed = download(f"{mirror.rstrip('/')}/{file.name}.gz", file.packed_size, deadline)
         except (OSError, HTTPException, ValueError) as error:
             problems[mirror] = str(getattr(error, "reason", "") or error)
             continue
-        if _is_official(packed, file):
+        if hashlib.sha256(packed).hexdigest() == file.packed_sha256:
             return packed, f"downloaded from {mirror}"
         problems[mirror] = f"{file.name}.gz has a wrong checksum"
     return _packaged(file), "the package's copy"
-
-
-def _download(url: str, size: int, deadline: float) -> bytes:
-    """Return at most `size` + 1 bytes of `url`, with a progress bar on a terminal.
-
-    Raises:
-        OSError: If the server is silent, or `deadline` (time.monotonic) passes.
-        HTTPException, ValueError: If it does not speak HTTP, or `url` is none.
-    """
-    from rich.console import Console  # Most runs download nothing and need not import these.
-    from rich.progress import DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn())
-    received = bytearray()
-    with (
-        urlopen(url, timeout=_SILENCE_SECONDS) as response,
-        Progress(
-            *columns, console=console, transient=True, disable=not console.is_terminal
-        ) as progress,
-    ):
-        task = progress.add_task(url, total=size)
-        while len(received) <= size and (chunk := response.read1(1 << 20)):
-            received += chunk
-            progress.update(task, completed=len(received))
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"slower than {_DOWNLOAD_SECONDS:.0f} s in all")
-    return bytes(received)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write so that `path` is, at any moment, either as before or complete."""
-    with NamedTemporaryFile(dir=path.parent, prefix=f"{path.name}.", delete=False) as temporary:
-        try:
-            temporary.write(content)
-            temporary.close()
-            Path(temporary.name).chmod(0o644)
-            Path(temporary.name).replace(path)
-        except BaseException:
-            Path(temporary.name).unlink(missing_ok=True)
-            raise

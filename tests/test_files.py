@@ -2,59 +2,33 @@
 
 import gzip
 import shutil
-import threading
-from collections.abc import Callable, Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from importlib import resources
+import time
+from multiprocessing import get_context
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import pytest
 import torch
+from faulty_mirror import PACKAGED, mirror
 from torchvision.datasets import FashionMNIST
 
 from fashion_lightning import CLASSES, files
 
-PACKAGED = Path(str(resources.files("fashion_lightning") / "data"))
 RAW = Path("FashionMNIST") / "raw"
-Serve = Callable[[Path], str]
-
-
-class QuietHandler(SimpleHTTPRequestHandler):
-    def log_message(self, *args: object) -> None:
-        """Keep the test's output clean."""
-
-
-@pytest.fixture
-def serve() -> Iterator[Serve]:
-    """A function that starts a mirror: an HTTP server for a folder."""
-    servers = []
-
-    def start(folder: Path) -> str:
-        handler = partial(QuietHandler, directory=str(folder))
-        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        servers.append(server)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        return f"http://127.0.0.1:{server.server_port}/"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+UNPACKED = {path.stem: gzip.decompress(path.read_bytes()) for path in PACKAGED.glob("*.gz")}
 
 
 def assert_official(data_dir: Path) -> None:
     """Compare what is on the disk with the packed files, by Python's gzip."""
-    for packed in PACKAGED.glob("*.gz"):
-        assert (data_dir / RAW / packed.stem).read_bytes() == gzip.decompress(packed.read_bytes())
+    for name, content in UNPACKED.items():
+        assert (data_dir / RAW / name).read_bytes() == content
 
 
 def test_the_packages_copy(tmp_path: Path) -> None:
     assert "the package's copy" in files.prepare(tmp_path, mirrors=[])
     assert_official(tmp_path)
-    assert sorted(path.name for path in (tmp_path / RAW).iterdir()) == sorted(
-        path.stem for path in PACKAGED.glob("*.gz")
-    )
+    assert {path.name for path in (tmp_path / RAW).iterdir()} == {*UNPACKED}
 
 
 def test_files_that_are_there_stay(tmp_path: Path) -> None:
@@ -81,41 +55,127 @@ def test_torchvision_reads_the_same(data_dir: Path, train: bool) -> None:
     assert list(CLASSES) == theirs.classes
 
 
-def test_download(tmp_path: Path, serve: Serve) -> None:
-    mirror = serve(PACKAGED)
-    assert f"downloaded from {mirror}" in files.prepare(tmp_path, mirrors=[mirror])
-    assert_official(tmp_path)
+def damage(path: Path, kind: str, random: Random) -> None:
+    """Make of a file what crashes, bad disks, captive portals and attackers make of one."""
+    content = bytearray(path.read_bytes())
+    if kind == "cut":
+        content = content[: random.randrange(len(content))]
+    elif kind == "flipped bit":
+        content[random.randrange(len(content))] ^= 1 << random.randrange(8)
+    elif kind == "zeros":  # what a file system leaves of a file it had no time to write
+        content[random.randrange(len(content)) :] = b""
+        content += bytes(path.stat().st_size - len(content))
+    elif kind == "longer":
+        content += bytes(random.randrange(1, 1000))
+    elif kind == "another":
+        others = sorted({*path.parent.iterdir()} - {path})
+        content = bytearray(random.choice(others).read_bytes())
+    elif kind == "web page":
+        content = bytearray(b"<html>Log in</html>")
+    elif kind == "gzip bomb":  # a gigabyte, if somebody unpacked it
+        content = bytearray(gzip.compress(gzip.compress(bytes(1 << 20)) * 1000))
+    elif kind == "empty":
+        content = bytearray()
+    path.unlink()
+    if kind == "folder":
+        path.mkdir()
+    elif kind != "gone":
+        path.write_bytes(content)
 
 
-def test_a_mirror_that_cannot_be_reached_is_left_for_the_next(tmp_path: Path, serve: Serve) -> None:
-    mirror = serve(PACKAGED)
-    line = files.prepare(tmp_path, mirrors=["http://127.0.0.1:9/", "no url", mirror])
-    assert f"downloaded from {mirror}" in line
-    assert "Connection refused" in line
-    assert_official(tmp_path)
+DAMAGES = (
+    *("cut", "flipped bit", "zeros", "longer", "another", "web page", "gzip bomb", "empty"),
+    *("folder", "gone"),
+)
 
 
-def test_wrong_files_of_a_mirror_are_not_taken(tmp_path: Path, serve: Serve) -> None:
-    wrong = tmp_path / "wrong"
-    shutil.copytree(PACKAGED, wrong)
-    swapped = wrong / "t10k-images-idx3-ubyte.gz"
-    swapped.write_bytes(swapped.read_bytes()[:-1] + b"\1")
-    line = files.prepare(tmp_path / "data", mirrors=[serve(wrong)])
-    assert "the package's copy" in line
-    assert "t10k-images-idx3-ubyte.gz has a wrong checksum" in line
-    assert_official(tmp_path / "data")
+def damage_and_repair(data_dir: Path, kind: str, random: Random) -> str:
+    """Damage one of the eight files, unpacked or packed; nothing wrong may ever be read."""
+    shutil.copytree(PACKAGED, data_dir / RAW)
+    (data_dir / RAW / "LICENSE").unlink()
+    if unpacked := random.random() < 0.7:
+        files.prepare(data_dir, mirrors=[])
+    name = random.choice(sorted(UNPACKED)) + (".gz" if not unpacked else "")
+    damage(data_dir / RAW / name, kind, random)
+    if "images" in name:
+        for train in (True, False):
+            images, labels = files.load(data_dir, train=train)
+            content = UNPACKED[f"{'train' if train else 't10k'}-images-idx3-ubyte"]
+            assert images.numpy().tobytes() == content[16:]
+            assert labels.bincount().tolist() == [6000 if train else 1000] * 10
+    line = files.prepare(data_dir, mirrors=[])
+    if kind == "folder" and unpacked:  # A folder may hold anything: it is left alone.
+        assert "the package's copy, since" in line
+    else:
+        assert_official(data_dir)
+        assert (f"replaced damaged {name}" in line) == (kind not in ("gone", "folder"))
+    shutil.rmtree(data_dir)
+    return f"{kind} {name}: {line}"
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>", bytes(47_040_016)])
-def test_damaged_files_are_replaced(tmp_path: Path, content: bytes) -> None:
-    files.prepare(tmp_path, mirrors=[])
-    (tmp_path / RAW / "train-images-idx3-ubyte").write_bytes(content)
-    images, _ = files.load(tmp_path, train=True)  # even before they are replaced
-    assert images.shape == (60_000, 28, 28)
-    assert images.any()
-    line = files.prepare(tmp_path, mirrors=[])
-    assert "replaced damaged train-images-idx3-ubyte" in line
-    assert_official(tmp_path)
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_damaged_files_are_replaced(tmp_path: Path, kind: str) -> None:
+    damage_and_repair(tmp_path / "data", kind, Random(f"{kind} 1"))
+
+
+@pytest.mark.long
+def test_many_damaged_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    random = Random(0)
+    kinds = [kind for kind in DAMAGES for _ in range(25)]
+    lines = [damage_and_repair(tmp_path / "data", kind, random) for kind in kinds]
+    repaired = sum("replaced damaged" in line for line in lines)
+    with capsys.disabled():
+        print(f"\n{len(lines)} damaged files: {repaired} replaced, ", end="")
+        print(f"{sum('since' in line for line in lines)} refused, the others made anew", end="")
+
+
+def prepare_and_read(data_dir: Path, url: str, done: Any) -> None:
+    """What a process does in `prepare_together`."""
+    line = files.prepare(data_dir, [url])
+    assert_official(data_dir)
+    done.put(line)
+
+
+def prepare_together(data_dir: Path, processes: int, kill_after: float) -> list[str]:
+    """Let processes prepare the same empty folder, kill the one that holds the lock."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["test_files"])  # so that all of them start at once
+    done: Any = context.Queue()
+    with mirror(seconds=1.0) as url:
+        all_of_them = [
+            context.Process(target=prepare_and_read, args=(data_dir, url, done))
+            for _ in range(processes)
+        ]
+        for process in all_of_them:
+            process.start()
+        time.sleep(kill_after)
+        # The first one gets the lock first, mostly; sometimes one that waits is killed.
+        all_of_them[0].kill()
+        for process in all_of_them:
+            process.join(60)
+    codes = [process.exitcode for process in all_of_them]
+    assert codes[1:] == [0] * (processes - 1)
+    assert_official(data_dir)
+    leftovers = {path.name for path in (data_dir / RAW).iterdir()} - {*UNPACKED}
+    assert not leftovers
+    return [done.get(timeout=10) for code in codes if code == 0]
+
+
+def test_several_processes_prepare_one_folder(tmp_path: Path) -> None:
+    lines = prepare_together(tmp_path, processes=3, kill_after=0.7)
+    assert sum("downloaded from" in line for line in lines) == 1
+
+
+@pytest.mark.long
+def test_eight_processes_prepare_one_folder_ten_times(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    random = Random(0)
+    with capsys.disabled():
+        for number in range(10):
+            after = random.uniform(0.0, 2.5)
+            lines = prepare_together(tmp_path / str(number), processes=8, kill_after=after)
+            print(f"\nround {number}, killed after {after:.1f} s: {len(lines)} fine", end="")
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from typing_extensions import override
 
+from fashion_lightning.atomic import replacing
 from fashion_lightning.batches import Batches
 from fashion_lightning.files import CLASSES
 
@@ -117,13 +118,12 @@ class PredictionWriter(BasePredictionWriter):
             target = ["target"] if self._has_target else []
             probs = [f"prob_{label}" for label in range(len(CLASSES))]
             header = ["index", *target, "prediction", "class_name", "confidence", *probs]
-            whole = self._file.with_name(f".{self._file.name}.whole")
             with ExitStack() as stack:
+                new = stack.enter_context(replacing(self._file))
                 parts = [stack.enter_context(part.open(newline="")) for part in self._parts]
-                file = stack.enter_context(whole.open("w", newline=""))
+                file = stack.enter_context(new.open("w", newline=""))
                 csv.writer(file).writerow(header)
                 file.writelines(heapq.merge(*parts, key=lambda row: int(row.split(",", 1)[0])))
-            whole.replace(self._file)
             for part in self._parts:
                 part.unlink()
             rank_zero_info(f"Predictions: {self._file}")

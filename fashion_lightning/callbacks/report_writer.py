@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
+from fashion_lightning.atomic import replacing
 from fashion_lightning.evaluation import Batch, collect, metrics, per_class
 from fashion_lightning.files import CLASSES
 
@@ -69,6 +70,5 @@ class ReportWriter(Callback):
                 "confusion_matrix": numbers["confusion_matrix"],
                 "checkpoint": str(Path(checkpoint).resolve()) if checkpoint else None,
             }
-            path = Path(dirpath) / "report" / "metrics.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(report, indent=2) + "\n")
+            with replacing(Path(dirpath) / "report" / "metrics.json") as new:
+                new.write_text(json.dumps(report, indent=2) + "\n")
