@@ -35,7 +35,6 @@ class Batches:
         labels: int64, ``(N,)``, on the device of `images`. The batches are cut there.
         batch_size: Images in a batch of one process, at least 1.
         seed: Source of the order and the augmentation, or None for evaluation.
-        epoch: Number of the first epoch.
         horizontal_flip: Probability that a training image is mirrored, in [0, 1].
         shift: Training images are moved by up to so many pixels, each direction by itself, filled
             with black; in 0 ... 27.
@@ -54,7 +53,6 @@ class Batches:
         *,
         batch_size: int,
         seed: int | None = None,
-        epoch: int = 0,
         horizontal_flip: float = 0.0,
         shift: int = 0,
         rank: int = 0,
@@ -70,7 +68,7 @@ class Batches:
         self.shift = shift
         self.rank = rank
         self.world_size = world_size
-        self._epoch = epoch  # of the iteration that is running, or of the first
+        self._epoch = 0  # of the iteration that is running, or of the first
         self._cut = 0  # batches cut in it
         self._resuming = True  # the next iteration begins at (_epoch, _cut), not with a new epoch
         if seed is not None:
@@ -111,6 +109,19 @@ class Batches:
             rows = slice(first, first + self.batch_size)
             yield images[rows].unsqueeze(1).float().div_(255), labels[rows]
 
+    # Lightning looks for `set_epoch` at these places, as in a DataLoader that is not told batches.
+    batch_sampler = None
+
+    @property
+    def sampler(self) -> "Batches":
+        """What has `set_epoch`."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next iteration be an epoch, from its beginning unless it has already begun."""
+        if epoch != self._epoch:
+            self._epoch, self._cut, self._resuming = epoch, 0, True
+
     def first_index(self, batch_idx: int) -> int:
         """Return the place, in the order of the epoch, of the first image of a batch."""
         return (batch_idx * self.world_size + self.rank) * self.batch_size
@@ -138,9 +149,23 @@ class Batches:
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the iteration stands; Lightning keeps it in every checkpoint."""
-        return {"seed": self.seed, "epoch": self._epoch, "cut": self._cut}
+        images = self._cut * self.batch_size * self.world_size
+        return {"seed": self.seed, "epoch": self._epoch, "images": images}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Let the next iteration continue where `state` was taken, also inside an epoch."""
-        self.seed, self._epoch, self._cut = state["seed"], state["epoch"], state["cut"]
+        """Let the next iteration continue where `state` was taken, also inside an epoch.
+
+        Raises:
+            ValueError: If `state` was taken inside an epoch, at a place where none of these batches
+                begins.
+        """
+        self.seed, self._epoch = state["seed"], state["epoch"]
+        self._cut, rest = divmod(state["images"], self.batch_size * self.world_size)
         self._resuming = self._cut < len(self)
+        expect(
+            rest == 0 or not self._resuming,
+            "batch_size",
+            f"such that batches of all {self.world_size} processes begin after {state['images']} "
+            "images, where the checkpoint was written",
+            self.batch_size,
+        )

@@ -26,6 +26,7 @@ from fashion_lightning import __version__
 from fashion_lightning.atomic import replacing
 from fashion_lightning.callbacks import (
     BestAndLast,
+    Interrupted,
     PredictionWriter,
     ReportWriter,
     SteadyProgressBar,
@@ -61,6 +62,12 @@ class FashionLightningCLI(LightningCLI):
             type=bool,
             default=True,
             help="Whether fit ends by testing the best checkpoint.",
+        )
+        self._subcommand_parsers["fit"].add_argument(
+            "--every_n_train_steps",
+            type=int | None,
+            default=None,
+            help="Write last.ckpt also after every so many steps, not only after each epoch.",
         )
         self._subcommand_parsers["predict"].add_lightning_class_args(
             PredictionWriter, "predictions"
@@ -120,7 +127,12 @@ class FashionLightningCLI(LightningCLI):
         if not fits:
             kwargs["callbacks"].append(ReportWriter(run))
         elif not trial and config.enable_checkpointing is not False:
-            kwargs["callbacks"].append(BestAndLast(run / "checkpoints"))
+            kwargs["callbacks"].append(
+                BestAndLast(
+                    run / "checkpoints",
+                    every_n_train_steps=self._get(self.config, "every_n_train_steps"),
+                )
+            )
         kwargs["plugins"] = _as_list(config.plugins)
         if not any(isinstance(plugin, CheckpointIO) for plugin in kwargs["plugins"]):
             kwargs["plugins"].append(AtomicCheckpointIO())
@@ -153,6 +165,15 @@ class FashionLightningCLI(LightningCLI):
             super()._run_subcommand(subcommand)
         except FileExistsError as error:
             self.parser.error(str(error))
+        except (FloatingPointError, OSError) as error:
+            self.parser.exit(1, f"\nerror: {error}\n")
+        except Interrupted as stop:
+            config = Path(trainer.default_root_dir) / "config.yaml"
+            rank_zero_info(
+                "\nStopped. To continue:\n"
+                f"  fashion-lightning fit --config {config} --ckpt_path {stop.checkpoint}"
+            )
+            raise
 
     # Every callback costs time in every training step, so what has only one moment is no callback.
 

@@ -1,5 +1,6 @@
 """The LightningDataModule: owns FashionMNIST's download, split and batching for all four stages."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -7,7 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import TensorDataset
 from typing_extensions import override
@@ -105,6 +106,9 @@ class FashionMNISTDataModule(LightningDataModule):
         self.horizontal_flip = horizontal_flip
         self.shift = shift
         self.mirrors = mirrors
+        self._split_digest: str | None = None  # known once `setup` has read the training images
+        self._train_batches: Batches | None = None
+        self._interrupted: dict[str, Any] | None = None  # state of an epoch that is to go on
 
     @override
     def prepare_data(self) -> None:
@@ -121,6 +125,7 @@ class FashionMNISTDataModule(LightningDataModule):
         if stage in ("fit", "validate"):
             images, labels = files.load(self.data_dir, train=True)
             train, val = split_indices(labels, self.val_size, self.split_seed)
+            self._split_digest = hashlib.sha256(val.numpy().tobytes()).hexdigest()
             self.train_set = TensorDataset(images[train], labels[train])
             self.val_set = TensorDataset(images[val], labels[val])
         else:
@@ -132,13 +137,18 @@ class FashionMNISTDataModule(LightningDataModule):
         trainer = self.trainer
         # Processes that were seeded differently must still agree on the order.
         seed = torch.initial_seed()
-        return self._batches(
+        self._train_batches = self._batches(
             self.train_set,
             seed=trainer.strategy.broadcast(seed) if trainer else seed,
-            epoch=trainer.current_epoch if trainer else 0,
             horizontal_flip=self.horizontal_flip,
             shift=self.shift,
         )
+        # Lightning keeps the state of batches, too, but misses to restore it if a module has asked
+        # for `estimated_stepping_batches`, as those with a schedule do.
+        if self._interrupted:
+            self._train_batches.load_state_dict(self._interrupted)
+            self._interrupted = None
+        return self._train_batches
 
     @override
     def val_dataloader(self) -> Batches | list[Batches]:
@@ -154,6 +164,29 @@ class FashionMNISTDataModule(LightningDataModule):
     def predict_dataloader(self) -> Batches:
         """Serve the official test images."""
         return self._batches(self.test_set)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint records: the split, and where training stands in its epoch."""
+        return {
+            "split_seed": self.split_seed,
+            "val_size": self.val_size,
+            "split_digest": self._split_digest,
+            "train": self._train_batches.state_dict() if self._train_batches else None,
+        }
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take what a checkpoint records; warn if it was trained with another split."""
+        self._interrupted = state_dict["train"]
+        own = (self.split_seed, self.val_size, self._split_digest)
+        other = tuple(state_dict[name] for name in ("split_seed", "val_size", "split_digest"))
+        if other[:2] != own[:2] or (own[2] and other[2] != own[2]):
+            rank_zero_warn(
+                f"The checkpoint was trained with another split (split_seed={other[0]}, "
+                f"val_size={other[1]}) than this one (split_seed={own[0]}, val_size={own[1]}): "
+                "images leak, validation may hold what it was trained on."
+            )
 
     def _batches(self, dataset: TensorDataset, **training: Any) -> Batches:
         trainer = self.trainer

@@ -19,6 +19,15 @@ from torchmetrics.functional.classification import (
 Batch = tuple[Tensor, Tensor]
 
 
+def gather(value: Any) -> list[Any]:
+    """Return the values of all processes, in the order of their numbers."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [value]
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
 def collect(batches: list[Batch]) -> Batch:
     """Join the batches of all processes, in the order in which `Batches` dealt them out.
 
@@ -29,11 +38,9 @@ def collect(batches: list[Batch]) -> Batch:
         Logits, float64, ``(N, num_classes)``, and labels ``(N,)`` of the whole set, on the CPU,
         the same for any number of processes.
     """
-    if dist.is_available() and dist.is_initialized():
-        shares: list[list[Batch]] = [[] for _ in range(dist.get_world_size())]
-        dist.all_gather_object(shares, [(logits.cpu(), labels.cpu()) for logits, labels in batches])
-        batches = [batch for turn in zip_longest(*shares) for batch in turn if batch is not None]
-    logits, labels = (torch.cat(parts).cpu() for parts in zip(*batches, strict=True))
+    shares = gather([(logits.cpu(), labels.cpu()) for logits, labels in batches])
+    batches = [batch for turn in zip_longest(*shares) for batch in turn if batch is not None]
+    logits, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
     return logits.double(), labels
 
 

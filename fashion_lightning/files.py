@@ -140,7 +140,7 @@ def _fill(raw: Path, mirrors: Sequence[str]) -> str:
             source = f"unpacked from .gz files in {raw}"
         else:
             packed, source = _obtain(file, mirrors, started, problems)
-            if beside.exists():
+            if beside.is_file():
                 write(beside, packed)
         # Verified, so it is no gzip bomb: what comes out is what went in.
         write(raw / file.name, gzip.decompress(packed))

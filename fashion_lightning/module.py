@@ -11,11 +11,10 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torchmetrics.functional.classification import multiclass_accuracy
 from typing_extensions import override
 
 from fashion_lightning.checks import expect
-from fashion_lightning.evaluation import Batch, collect, metrics
+from fashion_lightning.evaluation import Batch, collect, gather, metrics
 from fashion_lightning.network import MLP, check_floating_point
 
 
@@ -127,6 +126,9 @@ class FashionMNISTClassifier(LightningModule):
         # Logits and labels of the running epoch of each stage.
         self._epoch: dict[str, list[Batch]] = {"train": [], "val": [], "test": []}
         self._losses: list[Tensor] = []  # of the running training epoch
+        self._first_step = 0  # of the losses
+        self._carried = (0.0, 0, 0)  # sums of the running epoch from before an interruption
+        self._rng_states: dict[str, Tensor] = {}  # to be restored
         self.example_input_array = torch.zeros(1, 1, 28, 28)  # Lightning's summary shows its way
 
     @override
@@ -206,6 +208,7 @@ class FashionMNISTClassifier(LightningModule):
         # Logging every step would cost more than the step's arithmetic is worth watching.
         interval = getattr(self.trainer, "log_every_n_steps", 0)
         if interval and (self.global_step + 1) % interval == 0:
+            self._check_losses()
             self.log("train_loss_step", loss, prog_bar=True)
             self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
@@ -251,10 +254,25 @@ class FashionMNISTClassifier(LightningModule):
         return logits
 
     @override
+    def on_train_start(self) -> None:
+        """Go on with the random numbers of the run that is being continued."""
+        self._first_step = self.global_step
+        if self._rng_states:
+            torch.set_rng_state(self._rng_states["cpu"])
+            if "cuda" in self._rng_states and self.device.type == "cuda":
+                torch.cuda.set_rng_state(self._rng_states["cuda"], self.device)
+            self._rng_states = {}
+
+    @override
     def on_train_epoch_start(self) -> None:
         """Forget what an interrupted epoch may have left."""
+        self._forget_training()
+
+    def _forget_training(self) -> None:
         self._epoch["train"].clear()
         self._losses.clear()
+        self._first_step = self.global_step
+        self._carried = (0.0, 0, 0)
 
     @override
     def on_validation_epoch_start(self) -> None:
@@ -268,13 +286,71 @@ class FashionMNISTClassifier(LightningModule):
 
     @override
     def on_train_epoch_end(self) -> None:
-        """Log the loss and the accuracy of the epoch."""
-        sizes = torch.tensor([len(labels) for _, labels in self._epoch["train"]])
-        losses = torch.stack(self._losses)
-        loss = (losses * sizes.to(losses)).sum() / sizes.sum()
-        logits, labels = (torch.cat(parts) for parts in zip(*self._epoch["train"], strict=True))
-        accuracy = multiclass_accuracy(logits, labels, self.num_classes, average="micro")
-        self.log_dict({"train_loss": loss, "train_acc": accuracy}, prog_bar=True, sync_dist=True)
+        """Log the loss and the accuracy of the epoch.
+
+        Raises:
+            FloatingPointError: If a loss was not finite.
+        """
+        self._check_losses()
+        loss, correct, num_images = self._train_sums()
+        # Now, and not only when the next epoch starts: the checkpoint of this one comes in between.
+        self._forget_training()
+        self.log_dict(
+            {"train_loss": loss / num_images, "train_acc": correct / num_images}, prog_bar=True
+        )
+
+    def _train_sums(self) -> tuple[float, int, int]:
+        """Return, of the running epoch in all processes: summed loss, correct answers, images."""
+        sums = self._carried
+        if self._losses:
+            logits, labels = (torch.cat(parts) for parts in zip(*self._epoch["train"], strict=True))
+            sizes = torch.tensor([len(labels) for _, labels in self._epoch["train"]])
+            loss = (torch.stack(self._losses).cpu().double() * sizes).sum().item()
+            correct = int((logits.argmax(dim=1) == labels).sum())
+            sums = (sums[0] + loss, sums[1] + correct, sums[2] + len(labels))
+        losses, corrects, nums_images = zip(*gather(sums), strict=True)
+        return sum(losses), sum(corrects), sum(nums_images)
+
+    def _check_losses(self) -> None:
+        """Refuse to go on with a loss that is not finite.
+
+        Once a loss is not, the weights and all later losses are not: only the last is looked at.
+        """
+        if self._losses and not self._losses[-1].isfinite():
+            losses = torch.stack(self._losses).cpu()
+            batch_idx = int((~losses.isfinite()).nonzero()[0])
+            step = self._first_step + batch_idx // self.trainer.accumulate_grad_batches
+            self._diverged(f"The loss is {losses[batch_idx].item()}", step)
+
+    def _diverged(self, what: str, step: int) -> None:
+        lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+        raise FloatingPointError(
+            f"{what} at step {step}, and training has ended. The learning rate is {lr:.3g}; "
+            "a lower `lr` may help."
+        )
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what a continued run needs to be the same run: random state, sums of the epoch.
+
+        Raises:
+            FloatingPointError: If a loss or a weight is not finite: it is not worth keeping.
+        """
+        self._check_losses()
+        if not all(weights.isfinite().all() for weights in self.parameters()):
+            self._diverged("A weight is not finite", self.global_step)
+        checkpoint["train_sums"] = self._train_sums()
+        # Every process draws the same numbers, from the same seed: one's state serves all.
+        checkpoint["rng_states"] = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            checkpoint["rng_states"]["cuda"] = torch.cuda.get_rng_state(self.device)
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take what `on_save_checkpoint` added."""
+        self._rng_states = checkpoint.get("rng_states", {})
+        if getattr(self._trainer, "global_rank", 0) == 0:  # The sums are those of all processes.
+            self._carried = checkpoint.get("train_sums", self._carried)
 
     @override
     def on_validation_epoch_end(self) -> None:

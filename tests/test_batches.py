@@ -50,7 +50,8 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
         for epoch in (0, 1):
             torch.manual_seed(epoch)  # must not matter
             orders[seed, epoch] = numbers(batches)
-            again = Batches(IMAGES, LABELS, batch_size=10, seed=seed, epoch=epoch)
+            again = Batches(IMAGES, LABELS, batch_size=10, seed=seed)
+            again.set_epoch(epoch)
             assert numbers(again) == orders[seed, epoch]
     assert len({tuple(order) for order in orders.values()}) == 4
 
@@ -135,7 +136,32 @@ def test_after_a_finished_epoch_comes_the_next() -> None:
     list(finished)
     resumed = Batches(IMAGES, LABELS, batch_size=10, seed=5)
     resumed.load_state_dict(finished.state_dict())
-    assert numbers(resumed) == numbers(Batches(IMAGES, LABELS, batch_size=10, seed=5, epoch=1))
+    assert numbers(resumed) == numbers(finished)
+
+
+def test_an_epoch_that_a_trainer_cut_short_is_over_when_it_says_so() -> None:
+    batches, whole = (Batches(IMAGES, LABELS, batch_size=10, seed=5) for _ in range(2))
+    next(iter(batches))
+    resumed = Batches(IMAGES, LABELS, batch_size=10, seed=5)
+    resumed.load_state_dict(batches.state_dict())
+    for epoch, start in ((0, 10), (1, 0)):  # epoch 0 is the running one: it continues
+        resumed.set_epoch(epoch)
+        assert numbers(resumed) == numbers(whole)[start:]
+
+
+def test_an_epoch_continues_with_other_batches_only_if_they_begin_there() -> None:
+    one = Batches(IMAGES, LABELS, batch_size=20, seed=5)
+    iterator = iter(one)
+    next(iterator), next(iterator)
+    state = one.state_dict()
+    first, second = (
+        Batches(IMAGES, LABELS, batch_size=10, seed=5, rank=rank, world_size=2) for rank in (0, 1)
+    )
+    for share in (first, second):
+        share.load_state_dict(state)
+    assert [*numbers(first)[:10], *numbers(second)[:10]] == next(iterator)[1].tolist()
+    with pytest.raises(ValueError, match=r"begin after 40 images, .*, but got 30"):
+        Batches(IMAGES, LABELS, batch_size=30, seed=5).load_state_dict(state)
 
 
 def test_loops_of_the_tutorial_find_the_size_of_the_dataset() -> None:

@@ -171,3 +171,22 @@ def test_prepare_data_says_where_the_data_is_from(
 def test_senseless_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FashionMNISTDataModule(**arguments)
+
+
+def test_a_checkpoint_of_another_split_warns(data_dir: Path) -> None:
+    recorded = FashionMNISTDataModule(data_dir, val_size=4000)
+    recorded.setup("fit")
+    state = recorded.state_dict()
+    assert len(state["split_digest"]) == 64
+    for arguments in ({"val_size": 5000}, {"val_size": 4000, "split_seed": 1}):
+        for stage in ("validate", "test"):
+            datamodule = FashionMNISTDataModule(data_dir, **arguments)
+            datamodule.setup(stage)
+            with pytest.warns(UserWarning, match="another split .* images leak"):
+                datamodule.load_state_dict(state)
+    same = FashionMNISTDataModule(data_dir, val_size=4000)
+    for stage in ("test", "validate"):
+        same.setup(stage)
+        same.load_state_dict(state)  # Warnings are errors here.
+    with pytest.warns(UserWarning, match="images leak"):
+        same.load_state_dict(state | {"split_digest": "0" * 64})

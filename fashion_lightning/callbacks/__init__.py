@@ -1,8 +1,14 @@
 """Callbacks for any Trainer, one a file."""
 
-from fashion_lightning.callbacks.best_and_last import BestAndLast
+from fashion_lightning.callbacks.best_and_last import BestAndLast, Interrupted
 from fashion_lightning.callbacks.prediction_writer import PredictionWriter
 from fashion_lightning.callbacks.progress_bar import SteadyProgressBar
 from fashion_lightning.callbacks.report_writer import ReportWriter
 
-__all__ = ["BestAndLast", "PredictionWriter", "ReportWriter", "SteadyProgressBar"]
+__all__ = [
+    "BestAndLast",
+    "Interrupted",
+    "PredictionWriter",
+    "ReportWriter",
+    "SteadyProgressBar",
+]
