@@ -28,7 +28,9 @@ class Batches:
     nor on the state of any other random number generator.
 
     Several processes share the work by taking turns: of batches 0, 1, 2, ... process `rank` gets
-    every `world_size`-th, beginning with its own number.
+    every `world_size`-th, beginning with its own number. In evaluation, a process that would get
+    none gets an empty one, since Lightning leaves out a process without batches, for which the
+    others would wait.
 
     Args:
         images: uint8, ``(N, 28, 28)``.
@@ -91,9 +93,8 @@ class Batches:
         num_images = len(self.dataset)
         if self.seed is not None:
             return num_images // (self.batch_size * self.world_size)
-        return len(
-            range(self.rank * self.batch_size, num_images, self.batch_size * self.world_size)
-        )
+        step = self.batch_size * self.world_size
+        return max(1, len(range(self.rank * self.batch_size, num_images, step)))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Run through one epoch; each further iteration is the next epoch."""

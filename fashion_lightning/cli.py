@@ -118,7 +118,7 @@ class FashionLightningCLI(LightningCLI):
         fits, trial = self.subcommand == "fit", bool(config.fast_dev_run)
         checkpoint = self._get(self.config, "ckpt_path")
         run = run_of(Path(checkpoint)) if checkpoint else None
-        begins = run is None and not trial and getattr(rank_zero_only, "rank", 0) == 0
+        begins = run is None and not trial and _is_first_process()
         if run is None:
             root = Path(config.default_root_dir or "")
             run = new_run(root) if begins else root
@@ -190,9 +190,10 @@ class FashionLightningCLI(LightningCLI):
     def after_fit(self) -> None:
         """Test the best checkpoint and say what can be done next."""
         trainer: Any = self.trainer  # Lightning declares no type for its list of callbacks.
-        run = Path(trainer.default_root_dir)
+        # Only the first of several processes knows the run's folder.
+        run = Path(trainer.strategy.broadcast(trainer.default_root_dir))
         best = run / "checkpoints" / "best.ckpt"
-        if self.config.fit.trainer.fast_dev_run or not best.exists():
+        if self.config.fit.trainer.fast_dev_run or not trainer.strategy.broadcast(best.exists()):
             return
         if self.config.fit.test_after_fit:
             trainer.callbacks.append(ReportWriter(run))
@@ -202,6 +203,11 @@ class FashionLightningCLI(LightningCLI):
             f"  fashion-lightning test --ckpt_path {best}\n"
             f"  fashion-lightning predict --ckpt_path {best}"
         )
+
+
+def _is_first_process() -> bool:
+    """Tell, before Lightning has connected several processes, whether this is the first."""
+    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -214,7 +220,9 @@ def _as_list(value: Any) -> list[Any]:
 def _loggers(run: Path) -> list[Logger]:
     """Return a CSV logger, and one for TensorBoard where that is installed."""
     curves = run / "metrics.csv"
-    if curves.exists():  # This run is being continued, and CSVLogger deletes what it finds.
+    if (
+        curves.exists() and _is_first_process()
+    ):  # This run is being continued, and CSVLogger deletes what it finds.
         curves.rename(run / f"metrics_{len(list(run.glob('metrics_*.csv'))) + 1}.csv")
     loggers: list[Logger] = [CSVLogger(run, name="", version="")]
     if find_spec("tensorboard"):

@@ -295,9 +295,8 @@ class FashionMNISTClassifier(LightningModule):
         loss, correct, num_images = self._train_sums()
         # Now, and not only when the next epoch starts: the checkpoint of this one comes in between.
         self._forget_training()
-        self.log_dict(
-            {"train_loss": loss / num_images, "train_acc": correct / num_images}, prog_bar=True
-        )
+        self._log_total("train_loss", loss / num_images, prog_bar=True)
+        self._log_total("train_acc", correct / num_images, prog_bar=True)
 
     def _train_sums(self) -> tuple[float, int, int]:
         """Return, of the running epoch in all processes: summed loss, correct answers, images."""
@@ -365,4 +364,9 @@ class FashionMNISTClassifier(LightningModule):
     def _log_evaluation(self, stage: str) -> None:
         values = metrics(*collect(self._epoch[stage]))
         for name, value in values.items():
-            self.log(f"{stage}_{name}", value, prog_bar=(stage, name) == ("val", "acc"))
+            self._log_total(f"{stage}_{name}", value, prog_bar=(stage, name) == ("val", "acc"))
+
+    def _log_total(self, name: str, value: float, prog_bar: bool) -> None:
+        """Log a number that all processes have computed from all images."""
+        # It is the same everywhere: the maximum keeps it, while a mean might round it.
+        self.log(name, value, prog_bar=prog_bar, reduce_fx="max", sync_dist=True)

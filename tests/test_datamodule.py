@@ -178,9 +178,9 @@ def test_a_checkpoint_of_another_split_warns(data_dir: Path) -> None:
     recorded.setup("fit")
     state = recorded.state_dict()
     assert len(state["split_digest"]) == 64
-    for arguments in ({"val_size": 5000}, {"val_size": 4000, "split_seed": 1}):
+    for val_size, split_seed in ((5000, 0), (4000, 1)):
         for stage in ("validate", "test"):
-            datamodule = FashionMNISTDataModule(data_dir, **arguments)
+            datamodule = FashionMNISTDataModule(data_dir, val_size=val_size, split_seed=split_seed)
             datamodule.setup(stage)
             with pytest.warns(UserWarning, match="another split .* images leak"):
                 datamodule.load_state_dict(state)
