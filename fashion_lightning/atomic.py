@@ -24,6 +24,8 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield new
         new.replace(path)
-    except BaseException:
+    except BaseException as error:
         new.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and not error.filename:
+            error.filename = str(path)  # A full disk is not said to be of any file.
         raise

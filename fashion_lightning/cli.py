@@ -32,9 +32,10 @@ from fashion_lightning.callbacks import (
     SteadyProgressBar,
 )
 from fashion_lightning.checkpoint_io import AtomicCheckpointIO
+from fashion_lightning.checkpoints import arguments, check_weights, read_checkpoint
 from fashion_lightning.datamodule import FashionMNISTDataModule
 from fashion_lightning.module import FashionMNISTClassifier
-from fashion_lightning.runs import discard, find_checkpoint, new_run, read_arguments, run_of
+from fashion_lightning.runs import discard, find_checkpoint, new_run, run_of
 
 
 class _Parser(LightningArgumentParser):
@@ -52,6 +53,8 @@ class _NoProfiler(PassThroughProfiler):
 
 class FashionLightningCLI(LightningCLI):
     """LightningCLI that keeps all of a run in one folder and never scores random weights."""
+
+    _checkpoint: dict[str, Any] | None = None  # what is to be continued, or evaluated
 
     @override
     def setup_parser(self, *args: Any, **kwargs: Any) -> None:
@@ -83,13 +86,25 @@ class FashionLightningCLI(LightningCLI):
             return
         try:
             path = find_checkpoint(Path(config.trainer.default_root_dir or ""), config.ckpt_path)
-            self._subcommand_parsers[command].set_defaults(read_arguments(path))
+            self._checkpoint = read_checkpoint(path, continues=command == "fit")
+            recorded = arguments(self._checkpoint, network=config.model.network is None)
+            self._subcommand_parsers[command].set_defaults(recorded)
         except (FileNotFoundError, ValueError) as error:
             parser.error(str(error))
         except KeyError as error:
-            parser.error(f"{path} is no checkpoint of FashionMNISTClassifier: {error}")
+            parser.error(f"Expected a checkpoint of FashionMNISTClassifier, but {path} has {error}")
         super().parse_arguments(parser, args)
-        self.config[command].ckpt_path = str(path)
+        config = self.config[command]
+        config.ckpt_path = str(path)
+        if command == "fit":
+            # The optimizer's state brings its own options: others would silently do nothing.
+            for name in ("optimizer", "lr", "weight_decay", "beta2"):
+                given, right = config.model[name], recorded.get(f"model.{name}", config.model[name])
+                if given != right:
+                    parser.error(
+                        f"Expected `{name}` to be {right}, with which the run that is continued "
+                        f"began, but got {given}."
+                    )
 
     @override
     def _parse_ckpt_path(self) -> None:
@@ -114,6 +129,8 @@ class FashionLightningCLI(LightningCLI):
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Give the trainer its run's folder, loggers and callbacks."""
+        if self._checkpoint:
+            check_weights(self.model, self._checkpoint["state_dict"])
         config = self._get(self.config_init, "trainer")
         fits, trial = self.subcommand == "fit", bool(config.fast_dev_run)
         checkpoint = self._get(self.config, "ckpt_path")

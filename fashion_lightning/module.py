@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Callable
+from importlib.metadata import version
 from inspect import signature
-from typing import Any, Literal
+from pathlib import Path
+from typing import IO, Any, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
@@ -11,8 +13,9 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from typing_extensions import override
+from typing_extensions import Self, override
 
+from fashion_lightning.checkpoints import check_network, check_weights, read_checkpoint
 from fashion_lightning.checks import expect
 from fashion_lightning.evaluation import Batch, collect, gather, metrics
 from fashion_lightning.network import MLP, check_floating_point
@@ -130,6 +133,42 @@ class FashionMNISTClassifier(LightningModule):
         self._carried = (0.0, 0, 0)  # sums of the running epoch from before an interruption
         self._rng_states: dict[str, Tensor] = {}  # to be restored
         self.example_input_array = torch.zeros(1, 1, 28, 28)  # Lightning's summary shows its way
+
+    @classmethod
+    @override
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: str | Path | IO[bytes],
+        map_location: Any = None,
+        hparams_file: str | Path | None = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Build the module that a checkpoint describes, as every LightningModule does.
+
+        Nothing in the file can run code, and only this package's networks are built because it
+        names them: for another one, give `network`.
+
+        Args:
+            checkpoint_path: The file, or its path.
+            map_location: Where to put the weights. None: where they were.
+            hparams_file: A YAML file with hyperparameters to take instead.
+            strict: Whether names of all weights must match. None: yes.
+            weights_only: Not used: always True.
+            **kwargs: Hyperparameters to take instead.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is no checkpoint of this class, of another network, or names one that
+                is not this package's.
+        """
+        content = read_checkpoint(checkpoint_path)
+        if "network" not in kwargs:
+            check_network(content)
+        return super().load_from_checkpoint(
+            checkpoint_path, map_location, hparams_file, strict, weights_only=True, **kwargs
+        )
 
     @override
     def __setattr__(self, name: str, value: Any) -> None:
@@ -330,11 +369,12 @@ class FashionMNISTClassifier(LightningModule):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what a continued run needs to be the same run: random state, sums of the epoch.
+        """Add our version, and what a continued run needs: random state, sums of the epoch.
 
         Raises:
             FloatingPointError: If a loss or a weight is not finite: it is not worth keeping.
         """
+        checkpoint["fashion_lightning_version"] = version("fashion-lightning")
         self._check_losses()
         if not all(weights.isfinite().all() for weights in self.parameters()):
             self._diverged("A weight is not finite", self.global_step)
@@ -346,7 +386,12 @@ class FashionMNISTClassifier(LightningModule):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take what `on_save_checkpoint` added."""
+        """Take what `on_save_checkpoint` added.
+
+        Raises:
+            ValueError: If the checkpoint is of another network.
+        """
+        check_weights(self, checkpoint["state_dict"])
         self._rng_states = checkpoint.get("rng_states", {})
         if getattr(self._trainer, "global_rank", 0) == 0:  # The sums are those of all processes.
             self._carried = checkpoint.get("train_sums", self._carried)

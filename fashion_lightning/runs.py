@@ -2,10 +2,6 @@
 
 from contextlib import suppress
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
-
-import torch
 
 
 def runs(root: Path) -> list[Path]:
@@ -60,37 +56,6 @@ def find_checkpoint(root: Path, ckpt_path: str | None) -> Path:
         "Expected `ckpt_path` to be best, last or a checkpoint file, "
         f"but got {ckpt_path}. Checkpoints below {root / 'lightning_logs'}:\n  {there}"
     )
-
-
-def read_arguments(checkpoint: Path) -> dict[str, Any]:
-    """Read with which arguments the model and the data of a checkpoint were made.
-
-    Args:
-        checkpoint: The file. Nothing in it is executed.
-
-    Returns:
-        Values by their names on the command line, such as ``model.lr`` and ``data.val_size``.
-
-    Raises:
-        ValueError: If the file is no checkpoint, or holds more than plain values and tensors.
-    """
-    try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        groups = {
-            "model": content["hyper_parameters"],
-            "data": content.get("datamodule_hyper_parameters", {}),
-        }
-    except (UnpicklingError, RuntimeError, EOFError, TypeError, LookupError) as error:
-        raise ValueError(
-            "Expected `ckpt_path` to be a checkpoint of FashionMNISTClassifier, "
-            f"but got {checkpoint}, which cannot be read as one ({type(error).__name__})."
-        ) from error
-    return {
-        f"{group}.{name}": value
-        for group, values in groups.items()
-        for name, value in values.items()
-        if not name.startswith("_")  # Lightning's own notes
-    }
 
 
 def run_of(checkpoint: Path) -> Path | None:

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import resource
 import signal
 import sys
 import threading
@@ -49,7 +50,10 @@ def _hit(moment: str, count: int, delay: float, signum: int) -> None:
 
     def strike() -> None:
         time.sleep(delay)
-        os.kill(os.getpid(), signum)
+        if signum == signal.SIGXFSZ:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        else:
+            os.kill(os.getpid(), signum)
 
     def watched(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
@@ -82,7 +86,8 @@ def run(
     Args:
         folder: Where it runs, and leaves ``output.txt``.
         args: What stands after ``fashion-lightning``.
-        hit: A moment, its how manieth time, a delay in seconds, and the signal that comes then.
+        hit: A moment, its how manieth time, a delay in seconds, and the signal that comes then;
+            SIGXFSZ stands for a disk with no place for larger files from then on.
     """
     context = get_context("forkserver")
     context.set_forkserver_preload(

@@ -208,3 +208,20 @@ def test_a_loss_that_is_not_finite_ends_training_and_spares_the_checkpoint(
         losses = [row["train_loss_step"] for row in csv.DictReader(text.splitlines())]
         assert len(losses) == int(found[2])
         assert all(math.isfinite(float(loss)) for loss in losses)
+
+
+@pytest.mark.parametrize("save", [3, 4])  # inside an epoch, and at its end
+def test_a_full_disk_spares_the_checkpoints(
+    save: int, tmp_path: Path, data_dir: Path, uninterrupted: Any
+) -> None:
+    assert fit(tmp_path, data_dir, hit=("training step", 3 + 5 * save, 0.0, signal.SIGXFSZ)) == 1
+    output = (tmp_path / "output.txt").read_text()
+    assert re.search(r"^error: .*File too large: .*last.ckpt", output, re.MULTILINE), output
+    assert "Traceback" not in output
+    steps = [
+        torch.load(tmp_path / CHECKPOINTS / f"{name}.ckpt", weights_only=True)["global_step"]
+        for name in ("best", "last")
+    ]
+    assert steps[0] == STEPS
+    assert fit(tmp_path, data_dir) == 0
+    assert_same(outcome(tmp_path), uninterrupted)

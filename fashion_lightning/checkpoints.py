@@ -1,0 +1,142 @@
+"""What a checkpoint holds: read without running any of it, refused with a reason.
+
+A checkpoint may come from anywhere. PyTorch reads plain values and tensors only; but what these say
+is used, too: Lightning would import and build whatever class a checkpoint names as its network.
+"""
+
+import zipfile
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import IO, Any
+
+import torch
+from torch import nn
+
+from fashion_lightning.network import MLP, ConvNet
+
+
+def read_checkpoint(file: str | Path | IO[bytes], *, continues: bool = False) -> dict[str, Any]:
+    """Read a checkpoint of FashionMNISTClassifier.
+
+    Args:
+        file: Its path, or the file itself, which is left where it was.
+        continues: Whether training shall go on with it, which needs more than the weights.
+
+    Returns:
+        What it holds: plain values and tensors, on the CPU.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no checkpoint of FashionMNISTClassifier, or holds something else than
+            plain values and tensors.
+    """
+    path = file if isinstance(file, str | Path) else None
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+        if not isinstance(file, str | Path):
+            file.seek(0)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # What a broken pickle raises is not limited to anything.
+        is_whole = isinstance(error, UnpicklingError) and zipfile.is_zipfile(file)
+        reason = (
+            "holds more than plain values and tensors, and might run code"
+            if is_whole
+            else "is damaged, or no file of PyTorch"
+        )
+        raise _refusal(path, reason) from error
+    groups = ("hyper_parameters", "state_dict", *(("optimizer_states",) if continues else ()))
+    for group in groups:
+        if not isinstance(content, dict) or group not in content:
+            raise _refusal(path, f"has no {group}")
+    for group in ("hyper_parameters", "datamodule_hyper_parameters", "state_dict"):
+        values = content.get(group, {})
+        if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+            raise _refusal(path, f"holds {group} without names")
+    return dict(content)
+
+
+def _refusal(path: str | Path | None, reason: str) -> ValueError:
+    return ValueError(
+        f"Expected a checkpoint of FashionMNISTClassifier, but {path or 'the file'} {reason}."
+    )
+
+
+def check_network(content: dict[str, Any]) -> None:
+    """Refuse to build a network, because a checkpoint names it, that is not this package's.
+
+    Raises:
+        ValueError: If the hyperparameters name another one, or build one from more than numbers.
+    """
+    named = content["hyper_parameters"].get("network")
+    if named is None:
+        return
+    known = [
+        f"{module}.{network.__name__}"
+        for network in (MLP, ConvNet)
+        for module in (network.__module__, "fashion_lightning")
+    ]
+    recorded = named if isinstance(named, dict) else {"class_path": named}
+    class_path, init_args = recorded.get("class_path"), recorded.get("init_args") or {}
+    if class_path not in known:
+        raise ValueError(
+            f"Expected `network` to be given, since the checkpoint was trained with {class_path}: "
+            "only this package's networks are built because a checkpoint names them."
+        )
+    if not (isinstance(init_args, dict) and all(type(v) is int for v in init_args.values())):
+        raise ValueError(
+            f"Expected the arguments of the checkpoint's network to be ints, but got {init_args}."
+        )
+
+
+def arguments(content: dict[str, Any], *, network: bool) -> dict[str, Any]:
+    """Return with which arguments the model and the data of a checkpoint were made.
+
+    Args:
+        content: What `read_checkpoint` has returned.
+        network: Whether the network is among them.
+
+    Returns:
+        Values by their names on the command line, such as ``model.lr`` and ``data.val_size``.
+
+    Raises:
+        ValueError: If the network is not to be built.
+    """
+    if network:
+        check_network(content)
+    groups = {
+        "model": content["hyper_parameters"],
+        "data": content.get("datamodule_hyper_parameters", {}),
+    }
+    return {
+        f"{group}.{name}": value
+        for group, values in groups.items()
+        for name, value in values.items()
+        if not name.startswith("_")  # Lightning's own notes
+        and (network or name != "network")
+        and name not in ("data_dir", "mirrors")  # Where data comes from is not for it to say.
+    }
+
+
+def check_weights(module: nn.Module, state_dict: dict[str, Any]) -> None:
+    """Refuse weights of another network.
+
+    Args:
+        module: Where they are to be loaded.
+        state_dict: Names and tensors.
+
+    Raises:
+        ValueError: If a name or a shape differs; says the first.
+    """
+    own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    given = {name: tuple(getattr(value, "shape", ())) for name, value in state_dict.items()}
+    for name in [*own, *given]:
+        if own.get(name) != given.get(name):
+            expected, got = (
+                f"of shape {shapes[name]}" if name in shapes else "absent"
+                for shapes in (own, given)
+            )
+            raise ValueError(
+                f"Expected the checkpoint to be of this network, where `{name}` is {expected}, "
+                f"but got one where it is {got}."
+            )
