@@ -6,6 +6,7 @@ indexing operation here. This file knows tensors only: not where they come from,
 
 from collections.abc import Iterator
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -110,13 +111,10 @@ class Batches:
             rows = slice(first, first + self.batch_size)
             yield images[rows].unsqueeze(1).float().div_(255), labels[rows]
 
-    # Lightning looks for `set_epoch` at these places, as in a DataLoader that is not told batches.
-    batch_sampler = None
-
     @property
-    def sampler(self) -> "Batches":
-        """What has `set_epoch`."""
-        return self
+    def batch_sampler(self) -> SimpleNamespace:
+        """Where Lightning looks for `set_epoch`, as in a DataLoader."""
+        return SimpleNamespace(sampler=self)
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next iteration be an epoch, from its beginning unless it has already begun."""

@@ -133,8 +133,10 @@ class FashionMNISTDataModule(LightningDataModule):
 
     @override
     def train_dataloader(self) -> Batches:
-        """Serve the training images, shuffled and augmented."""
+        """Serve the training images, shuffled and augmented; not so for `overfit_batches`."""
         trainer = self.trainer
+        if trainer and trainer.overfit_batches:  # type: ignore[attr-defined]
+            return self._batches(self.train_set)  # The same few in every epoch.
         # Processes that were seeded differently must still agree on the order.
         seed = torch.initial_seed()
         self._train_batches = self._batches(

@@ -152,12 +152,12 @@ def test_a_checkpoint_of_another_network_is_refused(
 ) -> None:
     """The second has the same layers under the same names: it is not another network."""
     path = trained / "checkpoints" / "best.ckpt"
-    arguments = ["--trainer.default_root_dir", str(here), "--trainer.limit_test_batches", "1"]
+    arguments = ["--trainer.default_root_dir", str(here), "--trainer.limit_val_batches", "1"]
     if network == "conftest.NeuralNetwork":
-        main(["test", "--ckpt_path", str(path), "--model.network", network, *arguments])
+        main(["validate", "--ckpt_path", str(path), "--model.network", network, *arguments])
         return
     with pytest.raises(SystemExit) as stop:
-        main(["test", "--ckpt_path", str(path), "--model.network", network, *arguments])
+        main(["validate", "--ckpt_path", str(path), "--model.network", network, *arguments])
     assert stop.value.code == 2
     assert "`network.features.0.weight` is of shape (16, 1, 3, 3)" in capsys.readouterr().err
     with pytest.raises(ValueError, match="Expected the checkpoint to be of this network"):
