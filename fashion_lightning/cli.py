@@ -3,19 +3,17 @@
 import os
 import warnings
 from contextlib import nullcontext
+from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelSummary, ProgressBar
-from lightning.pytorch.cli import (
-    ArgsType,
-    LightningArgumentParser,
-    LightningCLI,
-)
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.profilers import PassThroughProfiler
@@ -33,15 +31,15 @@ from fashion_lightning.callbacks import (
 )
 from fashion_lightning.checkpoint_io import AtomicCheckpointIO
 from fashion_lightning.checkpoints import arguments, check_weights, read_checkpoint
+from fashion_lightning.checks import expect
 from fashion_lightning.datamodule import FashionMNISTDataModule
+from fashion_lightning.files import CLASSES
 from fashion_lightning.module import FashionMNISTClassifier
+from fashion_lightning.parser import Parser
 from fashion_lightning.runs import discard, find_checkpoint, new_run, run_of
 
-
-class _Parser(LightningArgumentParser):
-    @override
-    def print_usage(self, file: Any = None) -> None:
-        """Print nothing: before an error, two hundred options would hide it. See ``--help``."""
+# How constructors refuse an argument. Another exception is a bug, and keeps its traceback.
+_REFUSALS = (ValueError, TypeError, OSError, ImportError, MisconfigurationException)
 
 
 class _NoProfiler(PassThroughProfiler):
@@ -82,6 +80,9 @@ class FashionLightningCLI(LightningCLI):
         super().parse_arguments(parser, args)
         command = self.config["subcommand"]
         config = self.config[command]
+        for name in ("model", "data", "trainer"):
+            if not isinstance(config[name], Namespace):
+                parser.error(f"Expected `{name}` to be a mapping, but got {config[name]!r}.")
         if command == "fit" and config.ckpt_path is None:
             return
         try:
@@ -111,6 +112,16 @@ class FashionLightningCLI(LightningCLI):
         """Do nothing: LightningCLI's would let the checkpoint win over explicit arguments."""
 
     @override
+    def _set_seed(self) -> None:
+        """Seed everything, with a seed that NumPy takes, too."""
+        seed = self._get(self.config, "seed_everything")
+        if not 0 <= seed < 2**32:
+            self.parser.error(
+                f"Expected `seed_everything` to be an int in 0 ... {2**32 - 1}, but got {seed}."
+            )
+        super()._set_seed()
+
+    @override
     def before_instantiate_classes(self) -> None:
         """Train in bf16 where the hardware multiplies it natively, unless told otherwise."""
         trainer = self.config[self.config.subcommand].trainer
@@ -123,22 +134,32 @@ class FashionLightningCLI(LightningCLI):
         """Build everything; what the constructors refuse ends in one sentence."""
         try:
             super().instantiate_classes()
-        except (ValueError, TypeError, OSError, MisconfigurationException) as error:
+        except _REFUSALS as error:
             self.parser.error(str(error))
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Give the trainer its run's folder, loggers and callbacks."""
+        _check_network(self.model)  # before the run has a folder
         if self._checkpoint:
             check_weights(self.model, self._checkpoint["state_dict"])
         config = self._get(self.config_init, "trainer")
+        for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"):
+            value = config[name]  # Lightning divides by it.
+            expect(not isinstance(value, int | float) or value > 0, name, "> 0", value)
         fits, trial = self.subcommand == "fit", bool(config.fast_dev_run)
         checkpoint = self._get(self.config, "ckpt_path")
         run = run_of(Path(checkpoint)) if checkpoint else None
         begins = run is None and not trial and _is_first_process()
         if run is None:
             root = Path(config.default_root_dir or "")
-            run = new_run(root) if begins else root
+            try:
+                run = new_run(root) if begins else root
+            except OSError as error:
+                raise ValueError(
+                    "Expected `default_root_dir` to be a folder that can be written, "
+                    f"but got {root} ({error.strerror})."
+                ) from error
         kwargs["default_root_dir"] = str(run)
         kwargs["callbacks"] = _as_list(config.callbacks)
         if not fits:
@@ -166,10 +187,21 @@ class FashionLightningCLI(LightningCLI):
         kwargs["enable_model_summary"] = False  # `before_fit` prints one.
         try:
             return super().instantiate_trainer(**kwargs)
-        except BaseException:
+        except BaseException as error:
             if begins:
                 discard(run)
+            if isinstance(error, _REFUSALS):  # Many of Lightning's do not say what they got.
+                raise ValueError(f"{error} Got {self._trainer_options()}.") from error
             raise
+
+    def _trainer_options(self) -> str:
+        """Name the trainer's plain options that differ from the defaults."""
+        defaults = self._parser(self.subcommand).get_defaults().trainer
+        return ", ".join(
+            f"{name}={value}"
+            for name, value in self._get(self.config, "trainer").items()
+            if value != defaults.get(name) and isinstance(value, int | float | str)
+        )
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Say where and how the command computes, then run it."""
@@ -225,6 +257,21 @@ class FashionLightningCLI(LightningCLI):
 def _is_first_process() -> bool:
     """Tell, before Lightning has connected several processes, whether this is the first."""
     return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def _check_network(model: FashionMNISTClassifier) -> None:
+    """Refuse a network that does not score FashionMNIST, before anything is written."""
+    classes = len(CLASSES)
+    expect(model.num_classes == classes, "num_classes", f"{classes}", model.num_classes)
+    right = f"one that turns images (N, 1, 28, 28) into logits (N, {classes})"
+    copy = deepcopy(model).eval()  # Not a bit of the network itself may change.
+    try:
+        with torch.no_grad():
+            logits = copy(model.example_input_array)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"Expected `network` to be {right}, but got: {error}") from error
+    shape = tuple(getattr(logits, "shape", ()))
+    expect(shape == (1, classes), "network", right, shape)
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -285,7 +332,7 @@ def main(args: ArgsType = None) -> None:
         seed_everything_default=0,
         trainer_defaults={"max_epochs": 14},
         save_config_callback=None,  # `before_fit` does it.
-        parser_class=_Parser,
+        parser_class=Parser,
         parser_kwargs={"prog": "fashion-lightning", "version": __version__},
         args=args,
     )
