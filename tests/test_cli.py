@@ -256,44 +256,6 @@ def test_the_run_says_device_and_precision(
     assert "lightning_logs/version_0" in said.text
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ("fit --model.lrr 1", "--model.lrr"),
-        ("fit --model.lr fast", "model.lr"),
-        ("fit --model.lr -1", "Expected `lr` to be a number > 0, but got -1"),
-        ("fit --model.optimizer adam", "model.optimizer"),
-        ("fit --model.network fashion_lightning.Nothing", "model.network"),
-        ("fit --data.batch_size 0", "Expected `batch_size` to be an int >= 1, but got 0"),
-        ("fit --data.batch_size 55001", "at most the 55000 training images, but got 55001"),
-        ("fit --data.val_size 60000", "Expected `val_size` to be an int in 0 ... 59999"),
-        ("fit --trainer.max_epochs many", "trainer.max_epochs"),
-        ("fit --trainer.accelerator abacus", "abacus"),
-        ("fit --trainer.precision 7", "trainer.precision"),
-        ("fit --config nowhere.yaml", "nowhere.yaml"),
-        ("fit --config misspelt.yaml", "batchsize"),
-        ("fit --config broken.yaml", "Problems parsing config"),
-        ("fit --ckpt_path last", "Expected `ckpt_path` to be best, last or a checkpoint file"),
-        ("validate", "Expected `ckpt_path` to be best, last or a checkpoint file"),
-        ("test", "Expected `ckpt_path` to be best, last or a checkpoint file"),
-        ("predict --ckpt_path nowhere.ckpt", "but got nowhere.ckpt"),
-        ("dance", "dance"),
-    ],
-)
-def test_mistakes_end_in_one_message_and_exit_code_2(
-    arguments: str, message: str, here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (here / "misspelt.yaml").write_text("data:\n  batchsize: 64\n")
-    (here / "broken.yaml").write_text("data: [1, 2\n")
-    with pytest.raises(SystemExit) as error:
-        main(arguments.split())
-    assert error.value.code == 2
-    printed = capsys.readouterr().err
-    assert message in printed
-    assert "Traceback" not in printed
-    assert {path.name for path in here.iterdir()} == {"misspelt.yaml", "broken.yaml"}
-
-
 class Intruder:
     """What a hostile checkpoint may hold: unpickling it writes a file."""
 
