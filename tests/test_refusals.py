@@ -133,7 +133,10 @@ CHECKPOINT: list[Case] = [
     ("validate --ckpt_path best", (CKPT, "but got best.")),
     ("predict --ckpt_path nowhere.ckpt", (CKPT, "but got nowhere.ckpt.")),
     ("test --ckpt_path a_folder", (CKPT, "but got a_folder.")),
-    ("test --ckpt_path a_file", ("a checkpoint of FashionMNISTClassifier, but got a_file",)),
+    (
+        "test --ckpt_path a_file",
+        ("Expected a checkpoint of FashionMNISTClassifier, but a_file is damaged",),
+    ),
     ("test --trainer.default_root_dir a_file", (CKPT, "Checkpoints below a_file/lightning_logs")),
 ]
 TRAINER: list[Case] = [

@@ -32,7 +32,8 @@ class PredictionWriter(BasePredictionWriter):
         overwrite: Whether a file of that name may be replaced.
 
     Raises:
-        FileExistsError: Before anything is computed, if the file exists and `overwrite` is False.
+        FileExistsError: Before anything is computed, if there is a folder of that name, or a file
+            and `overwrite` is False.
     """
 
     def __init__(self, path: str | Path | None = None, *, overwrite: bool = False) -> None:
@@ -51,9 +52,9 @@ class PredictionWriter(BasePredictionWriter):
             return
         # Both are the same for every process, and `log_dir` must be asked for by all of them.
         path = Path(self.path or Path(trainer.log_dir or ".") / "predictions.csv")
-        if path.exists() and not self.overwrite:
+        if path.is_dir() or (path.exists() and not self.overwrite):
             raise FileExistsError(
-                f"Expected `path` to be a new file, but {path} exists; `overwrite` replaces it."
+                f"Expected `path` to be a new file, but {path} exists; `overwrite` replaces files."
             )
         self._file = path
         self._parts = [
