@@ -232,7 +232,10 @@ class FashionLightningCLI(LightningCLI):
         if config.trainer.enable_model_summary is not False:
             ModelSummary(max_depth=-1).on_fit_start(trainer, self.model)
         if trainer.is_global_zero and not config.trainer.fast_dev_run:
-            text = self._parser("fit").dump(config, skip_none=False)
+            # What was continued is no setting: the file also serves to run it all again.
+            settings = config.clone()
+            settings.ckpt_path = None
+            text = self._parser("fit").dump(settings, skip_none=False)
             with replacing(Path(trainer.default_root_dir) / "config.yaml") as new:
                 new.write_text(text)
 

@@ -224,6 +224,7 @@ def test_a_run_can_be_continued(command: Command, here: Path) -> None:
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 6
     curves = [(run / name).read_text() for name in ("metrics_1.csv", "metrics.csv")]
     steps = [[int(row["step"]) for row in csv.DictReader(text.splitlines())] for text in curves]
+    assert yaml.safe_load((run / "config.yaml").read_text())["ckpt_path"] is None
     assert set(steps[0]) == {0, 1, 2, 3}  # nothing of the first part is lost (3: its test)
     assert min(steps[1]) > 3
 
