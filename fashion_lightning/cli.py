@@ -212,7 +212,7 @@ class FashionLightningCLI(LightningCLI):
         )
         try:
             super()._run_subcommand(subcommand)
-        except FileExistsError as error:
+        except (FileExistsError, MisconfigurationException) as error:
             self.parser.error(str(error))
         except (FloatingPointError, OSError) as error:
             self.parser.exit(1, f"\nerror: {error}\n")

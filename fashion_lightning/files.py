@@ -212,7 +212,8 @@ def _obtain(
         try:
             packed = download(f"{mirror.rstrip('/')}/{file.name}.gz", file.packed_size, deadline)
         except (OSError, HTTPException, ValueError) as error:
-            problems[mirror] = str(getattr(error, "reason", "") or error)
+            # Some reasons have several lines, and `prepare` promises one.
+            problems[mirror] = " ".join(str(getattr(error, "reason", "") or error).split())
             continue
         if hashlib.sha256(packed).hexdigest() == file.packed_sha256:
             return packed, f"downloaded from {mirror}"

@@ -31,6 +31,7 @@ def test_the_package_stands_in_for_a_faulty_mirror(tmp_path: Path, fault: str) -
         line = files.prepare(tmp_path, [url])
     assert line.startswith("FashionMNIST: the package's copy, verified, now in")
     assert f"({url}: " in line
+    assert "\n" not in line
     assert FAULTS[fault] in line or fault == "wrong host name"
     assert_official(tmp_path)
 

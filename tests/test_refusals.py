@@ -115,6 +115,8 @@ COMMAND: list[Case] = [
     ("test --test_after_fit true", ("unrecognized arguments: --test_after_fit", "test --help")),
     ("test --predictions.path x", ("unrecognized arguments: --predictions.path", "test --help")),
     ("fit --test_after_fit perhaps", ("`test_after_fit` to be true or false, but got perhaps.",)),
+    ("fit --every_n_train_steps x", ("Expected `every_n_train_steps` to be an int, but got x.",)),
+    ("fit_short --every_n_train_steps 0", ("`every_n_train_steps` to be an int >= 1, but got 0.",)),
     ("predict --predictions.overwrite x", ("`predictions.overwrite` to be true or false",)),
     ("fit --seed_everything x", ("`seed_everything` to be true or false or an int, but got x.",)),
     ("fit --seed_everything 1.5", ("`seed_everything` to be true or false or an int",)),
