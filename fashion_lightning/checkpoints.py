@@ -89,7 +89,7 @@ def check_network(content: dict[str, Any]) -> None:
         )
 
 
-def arguments(content: dict[str, Any], *, network: bool) -> dict[str, Any]:
+def recorded_arguments(content: dict[str, Any], *, network: bool) -> dict[str, Any]:
     """Return with which arguments the model and the data of a checkpoint were made.
 
     Args:

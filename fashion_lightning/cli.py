@@ -30,7 +30,7 @@ from fashion_lightning.callbacks import (
     SteadyProgressBar,
 )
 from fashion_lightning.checkpoint_io import AtomicCheckpointIO
-from fashion_lightning.checkpoints import arguments, check_weights, read_checkpoint
+from fashion_lightning.checkpoints import check_weights, read_checkpoint, recorded_arguments
 from fashion_lightning.checks import expect
 from fashion_lightning.datamodule import FashionMNISTDataModule
 from fashion_lightning.files import CLASSES
@@ -88,7 +88,7 @@ class FashionLightningCLI(LightningCLI):
         try:
             path = find_checkpoint(Path(config.trainer.default_root_dir or ""), config.ckpt_path)
             self._checkpoint = read_checkpoint(path, continues=command == "fit")
-            recorded = arguments(self._checkpoint, network=config.model.network is None)
+            recorded = recorded_arguments(self._checkpoint, network=config.model.network is None)
             self._subcommand_parsers[command].set_defaults(recorded)
         except (FileNotFoundError, ValueError) as error:
             parser.error(str(error))
@@ -147,10 +147,9 @@ class FashionLightningCLI(LightningCLI):
         for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"):
             value = config[name]  # Lightning divides by it.
             expect(not isinstance(value, int | float) or value > 0, name, "> 0", value)
-        fits, trial = self.subcommand == "fit", bool(config.fast_dev_run)
         checkpoint = self._get(self.config, "ckpt_path")
         run = run_of(Path(checkpoint)) if checkpoint else None
-        begins = run is None and not trial and _is_first_process()
+        begins = run is None and not config.fast_dev_run and _is_first_process()
         if run is None:
             root = Path(config.default_root_dir or "")
             try:
@@ -160,39 +159,44 @@ class FashionLightningCLI(LightningCLI):
                     "Expected `default_root_dir` to be a folder that can be written, "
                     f"but got {root} ({error.strerror})."
                 ) from error
-        kwargs["default_root_dir"] = str(run)
-        kwargs["callbacks"] = _as_list(config.callbacks)
-        if not fits:
-            kwargs["callbacks"].append(ReportWriter(run))
-        elif not trial and config.enable_checkpointing is not False:
-            kwargs["callbacks"].append(
-                BestAndLast(
-                    run / "checkpoints",
-                    every_n_train_steps=self._get(self.config, "every_n_train_steps"),
-                )
-            )
-        kwargs["plugins"] = _as_list(config.plugins)
-        if not any(isinstance(plugin, CheckpointIO) for plugin in kwargs["plugins"]):
-            kwargs["plugins"].append(AtomicCheckpointIO())
-        has_bar = any(isinstance(callback, ProgressBar) for callback in kwargs["callbacks"])
-        if config.enable_progress_bar is not False and not has_bar:
-            kwargs["callbacks"].append(SteadyProgressBar())
-        if config.profiler is None:
-            kwargs["profiler"] = _NoProfiler()
-        if config.logger in (None, True):
-            # Training writes curves; the other commands must not touch those.
-            kwargs["logger"] = _loggers(run) if fits and not trial else False
-        if self.datamodule.val_size == 0:
-            kwargs["limit_val_batches"] = 0
-        kwargs["enable_model_summary"] = False  # `before_fit` prints one.
         try:
-            return super().instantiate_trainer(**kwargs)
+            return super().instantiate_trainer(**kwargs, **self._trainer_arguments(config, run))
         except BaseException as error:
             if begins:
                 discard(run)
-            if isinstance(error, _REFUSALS):  # Many of Lightning's do not say what they got.
+            # Many of Lightning's refusals do not say what they got.
+            if isinstance(error, MisconfigurationException | TypeError | ImportError):
                 raise ValueError(f"{error} Got {self._trainer_options()}.") from error
             raise
+
+    def _trainer_arguments(self, config: Namespace, run: Path) -> dict[str, Any]:
+        """Return what the trainer gets beside its own options, with all its files in `run`."""
+        fits, trial = self.subcommand == "fit", bool(config.fast_dev_run)
+        callbacks, plugins = _as_list(config.callbacks), _as_list(config.plugins)
+        if not fits:
+            callbacks.append(ReportWriter(run))
+        elif not trial and config.enable_checkpointing is not False:
+            n = self._get(self.config, "every_n_train_steps")
+            callbacks.append(BestAndLast(run / "checkpoints", every_n_train_steps=n))
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins.append(AtomicCheckpointIO())
+        has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
+        if config.enable_progress_bar is not False and not has_bar:
+            callbacks.append(SteadyProgressBar())
+        arguments = {
+            "default_root_dir": str(run),
+            "callbacks": callbacks,
+            "plugins": plugins,
+            "enable_model_summary": False,  # `before_fit` prints one.
+        }
+        if config.profiler is None:
+            arguments["profiler"] = _NoProfiler()
+        if config.logger in (None, True):
+            # Training writes curves; the other commands must not touch those.
+            arguments["logger"] = _loggers(run) if fits and not trial else False
+        if self.datamodule.val_size == 0:
+            arguments["limit_val_batches"] = 0
+        return arguments
 
     def _trainer_options(self) -> str:
         """Name the trainer's plain options that differ from the defaults."""
