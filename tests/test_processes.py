@@ -10,52 +10,62 @@ import torch
 from conftest import REPOSITORY
 
 
-@pytest.fixture(scope="session")
-def outcomes(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
-    """What one, two and three processes leave, each in a folder; all test the first's model."""
-    root = tmp_path_factory.mktemp("processes")
+def run(folder: Path, data_dir: Path, processes: int, checkpoint: Path) -> Path:
+    """Let so many processes train, and evaluate a checkpoint; return where they leave all of it."""
     script = Path(__file__).with_name("processes.py")
-    for processes in (1, 2, 3):
-        folder = root / str(processes)
-        folder.mkdir()
-        arguments = (data_dir, processes, 600, root / "1" / "checkpoints" / "last.ckpt")
-        subprocess.run(
-            [sys.executable, str(script), *map(str, arguments)], cwd=folder, check=True, timeout=100
-        )
-    return root
+    arguments = map(str, (data_dir, processes, 600, checkpoint))
+    subprocess.run([sys.executable, str(script), *arguments], cwd=folder, check=True, timeout=100)
+    return folder
 
 
-@pytest.mark.parametrize("processes", [2, 3])
-def test_training_sees_the_same_batches(processes: int, outcomes: Path) -> None:
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
+    """What one process leaves; it evaluates its own checkpoint."""
+    folder = tmp_path_factory.mktemp("alone")
+    return run(folder, data_dir, 1, folder / "checkpoints" / "last.ckpt")
+
+
+@pytest.fixture(scope="session", params=[pytest.param(2, marks=pytest.mark.long), 3])
+def several(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    data_dir: Path,
+    alone: Path,
+) -> Path:
+    """What several processes leave; they evaluate the checkpoint of the one."""
+    folder = tmp_path_factory.mktemp("several")
+    return run(folder, data_dir, request.param, alone / "checkpoints" / "last.ckpt")
+
+
+def test_training_sees_the_same_batches(alone: Path, several: Path) -> None:
     """`batch_size` is that of a process: its batches are neighbours in the global one."""
-    alone = torch.load(outcomes / "1" / "seen0.pt")
-    shares = [torch.load(outcomes / str(processes) / f"seen{rank}.pt") for rank in range(processes)]
-    assert torch.equal(torch.cat(shares, dim=1), alone)
+    shares = [torch.load(path) for path in sorted(several.glob("seen*.pt"))]
+    assert len(shares) > 1
+    assert torch.equal(torch.cat(shares, dim=1), torch.load(alone / "seen0.pt"))
 
 
-@pytest.mark.parametrize("processes", [2, 3])
-def test_training_comes_to_the_same_weights(processes: int, outcomes: Path) -> None:
-    one, several = (
-        torch.load(outcomes / str(number) / "checkpoints" / "last.ckpt", weights_only=True)
-        for number in (1, processes)
+def test_training_comes_to_the_same_weights(alone: Path, several: Path) -> None:
+    ours, theirs = (
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+        for folder in (alone, several)
     )
-    for name, weights in one["state_dict"].items():
-        assert torch.allclose(several["state_dict"][name], weights, atol=1e-4), name
-    assert several["global_step"] == one["global_step"]
+    for name, weights in ours["state_dict"].items():
+        assert torch.allclose(theirs["state_dict"][name], weights, atol=1e-4), name
+    assert theirs["global_step"] == ours["global_step"]
 
 
-@pytest.mark.parametrize("processes", [2, 3])
 @pytest.mark.parametrize("images", ["whole", "odd", "idle"])
-def test_evaluation_gives_the_same_bytes(processes: int, images: str, outcomes: Path) -> None:
-    for file in ("predictions.csv", "report/metrics.json", "logged.json"):
-        one, several = (outcomes / str(number) / images / file for number in (1, processes))
-        assert several.read_bytes() == one.read_bytes()
+@pytest.mark.parametrize("file", ["predictions.csv", "report/metrics.json", "logged.json"])
+def test_evaluation_gives_the_same_bytes(
+    images: str, file: str, alone: Path, several: Path
+) -> None:
+    assert (several / images / file).read_bytes() == (alone / images / file).read_bytes()
 
 
-def test_evaluation_is_complete(outcomes: Path) -> None:
-    report = json.loads((outcomes / "3" / "odd" / "report" / "metrics.json").read_text())
+def test_evaluation_is_complete(several: Path) -> None:
+    report = json.loads((several / "odd" / "report" / "metrics.json").read_text())
     assert report["num_images"] == 9_999
-    rows = (outcomes / "3" / "odd" / "predictions.csv").read_text().splitlines()[1:]
+    rows = (several / "odd" / "predictions.csv").read_text().splitlines()[1:]
     assert [int(row.split(",")[0]) for row in rows] == list(range(9_999))
 
 

@@ -16,7 +16,8 @@ from fashion_lightning.cli import main
 README = (REPOSITORY / "README.md").read_text()
 SHORT = (
     *("--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2"),
-    *("--trainer.log_every_n_steps", "1"),
+    *("--trainer.log_every_n_steps", "1", "--trainer.limit_val_batches", "2"),
+    *("--trainer.limit_test_batches", "2"),
 )
 
 
