@@ -5,6 +5,7 @@ is used, too: Lightning would import and build whatever class a checkpoint names
 """
 
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import IO, Any
@@ -118,7 +119,7 @@ def recorded_arguments(content: dict[str, Any], *, network: bool) -> dict[str, A
     }
 
 
-def check_weights(module: nn.Module, state_dict: dict[str, Any]) -> None:
+def check_weights(module: nn.Module, state_dict: Mapping[str, Any]) -> None:
     """Refuse weights of another network.
 
     Args:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import TensorDataset
@@ -180,7 +181,8 @@ class FashionMNISTDataModule(LightningDataModule):
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take what a checkpoint records; warn if it was trained with another split."""
-        self._interrupted = state_dict["train"]
+        if not self.trainer or self.trainer.state.fn == TrainerFn.FITTING:
+            self._interrupted = state_dict["train"]
         own = (self.split_seed, self.val_size, self._split_digest)
         other = tuple(state_dict[name] for name in ("split_seed", "val_size", "split_digest"))
         if other[:2] != own[:2] or (own[2] and other[2] != own[2]):

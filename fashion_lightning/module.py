@@ -1,7 +1,7 @@
 """The LightningModule: how any network for FashionMNIST is trained, measured and asked."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from inspect import signature
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import IO, Any, Literal
 import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
 from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -377,7 +378,8 @@ class FashionMNISTClassifier(LightningModule):
         """
         checkpoint["fashion_lightning_version"] = version("fashion-lightning")
         self._check_losses()
-        if not all(weights.isfinite().all() for weights in self.parameters()):
+        trains = bool(self.trainer.optimizers)
+        if trains and not all(weights.isfinite().all() for weights in self.parameters()):
             self._diverged("A weight is not finite", self.global_step)
         checkpoint["train_sums"] = self._train_sums()
         # Every process draws the same numbers, from the same seed: one's state serves all.
@@ -387,15 +389,24 @@ class FashionMNISTClassifier(LightningModule):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take what `on_save_checkpoint` added.
+        """Take what `on_save_checkpoint` added, if training is what continues."""
+        if self._trainer and self._trainer.state.fn == TrainerFn.FITTING:
+            self._rng_states = checkpoint.get("rng_states", {})
+            if self.global_rank == 0:  # The sums are those of all processes.
+                self._carried = checkpoint.get("train_sums", self._carried)
+
+    @override
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load weights as every module does, with a shorter refusal.
 
         Raises:
-            ValueError: If the checkpoint is of another network.
+            ValueError: If `strict` and they are another network's.
         """
-        check_weights(self, checkpoint["state_dict"])
-        self._rng_states = checkpoint.get("rng_states", {})
-        if getattr(self._trainer, "global_rank", 0) == 0:  # The sums are those of all processes.
-            self._carried = checkpoint.get("train_sums", self._carried)
+        if strict:
+            check_weights(self, state_dict)
+        return super().load_state_dict(state_dict, strict, assign)
 
     @override
     def on_validation_epoch_end(self) -> None:

@@ -162,6 +162,13 @@ def test_a_checkpoint_of_another_network_is_refused(
     assert "`network.features.0.weight` is of shape (16, 1, 3, 3)" in capsys.readouterr().err
     with pytest.raises(ValueError, match="Expected the checkpoint to be of this network"):
         FashionMNISTClassifier.load_from_checkpoint(path, network=ConvNet())
+    content = torch.load(path, weights_only=True)
+    del content["state_dict"]["network.linear_relu_stack.4.bias"]
+    torch.save(content, "part.ckpt")
+    with pytest.raises(ValueError, match=r"4.bias` is of shape \(10,\), but got one .* absent"):
+        FashionMNISTClassifier.load_from_checkpoint("part.ckpt")
+    with pytest.warns(UserWarning, match="not in the checkpoint"):
+        FashionMNISTClassifier.load_from_checkpoint("part.ckpt", strict=False)
 
 
 def test_a_network_of_ones_own_is_given(tmp_path: Path) -> None:

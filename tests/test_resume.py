@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 import torch
 from faulty_mirror import mirror
-from interruptions import MOMENTS, run
+from interruptions import MOMENTS, Noisy, run
+from lightning.pytorch import Trainer
+
+from fashion_lightning import FashionMNISTClassifier, FashionMNISTDataModule
 
 EPOCHS, STEPS = 3, 12
 SHORT = (
@@ -225,3 +228,33 @@ def test_a_full_disk_spares_the_checkpoints(
     assert steps[0] == STEPS
     assert fit(tmp_path, data_dir) == 0
     assert_same(outcome(tmp_path), uninterrupted)
+
+
+def test_what_a_test_has_loaded_is_not_continued(tmp_path: Path, data_dir: Path) -> None:
+    """Only `fit` with a checkpoint goes on with its epoch and its random numbers."""
+
+    def fit_anew(test_before: bool) -> list[float]:
+        torch.manual_seed(1)
+        classifier = FashionMNISTClassifier(Noisy())
+        datamodule = FashionMNISTDataModule(data_dir, mirrors=[])
+        start = {name: value.clone() for name, value in classifier.state_dict().items()}
+        trainer = Trainer(
+            max_epochs=1,
+            limit_train_batches=2,
+            limit_val_batches=0,
+            limit_test_batches=1,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        if test_before:
+            trainer.test(classifier, datamodule, ckpt_path=tmp_path / "first.ckpt", verbose=False)
+            classifier.load_state_dict(start)
+        torch.manual_seed(1)
+        trainer.fit(classifier, datamodule)
+        trainer.save_checkpoint(tmp_path / "first.ckpt", weights_only=False)
+        return [float(weights.detach().double().sum()) for weights in classifier.parameters()]
+
+    assert fit_anew(test_before=False) == fit_anew(test_before=True)
