@@ -77,7 +77,10 @@ class FashionLightningCLI(LightningCLI):
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse twice if there is a checkpoint: what it records are the defaults of the rest."""
-        super().parse_arguments(parser, args)
+        try:
+            super().parse_arguments(parser, args)
+        except UnicodeDecodeError as error:  # of a file given for a part, such as `--model FILE`
+            parser.error(f"Expected text in UTF-8, but got {error}.")
         command = self.config["subcommand"]
         config = self.config[command]
         for name in ("model", "data", "trainer"):
@@ -147,6 +150,8 @@ class FashionLightningCLI(LightningCLI):
         for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"):
             value = config[name]  # Lightning divides by it.
             expect(not isinstance(value, int | float) or value > 0, name, "> 0", value)
+        for name in ("log_every_n_steps", "gradient_clip_val"):
+            expect((config[name] or 0) >= 0, name, ">= 0", config[name])
         checkpoint = self._get(self.config, "ckpt_path")
         run = run_of(Path(checkpoint)) if checkpoint else None
         begins = run is None and not config.fast_dev_run and _is_first_process()

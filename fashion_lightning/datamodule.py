@@ -92,6 +92,8 @@ class FashionMNISTDataModule(LightningDataModule):
         expect(0 <= val_size < 60_000, "val_size", "an int in 0 ... 59999", val_size)
         expect(0 <= horizontal_flip <= 1, "horizontal_flip", "in [0, 1]", horizontal_flip)
         expect(0 <= shift <= 27, "shift", "an int in 0 ... 27", shift)
+        for mirror in mirrors:
+            expect(mirror.startswith(("http://", "https://")), "mirrors", "base URLs", mirror)
         expect(
             batch_size <= 60_000 - val_size,
             "batch_size",
