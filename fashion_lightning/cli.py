@@ -150,13 +150,16 @@ class FashionLightningCLI(LightningCLI):
         for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"):
             value = config[name]  # Lightning divides by it.
             expect(not isinstance(value, int | float) or value > 0, name, "> 0", value)
-        for name in ("log_every_n_steps", "gradient_clip_val"):
+        for name in ("log_every_n_steps", "gradient_clip_val", "min_epochs", "min_steps"):
             expect((config[name] or 0) >= 0, name, ">= 0", config[name])
+        sanity = config.num_sanity_val_steps
+        expect(sanity is None or sanity >= -1, "num_sanity_val_steps", "an int >= -1", sanity)
         checkpoint = self._get(self.config, "ckpt_path")
         run = run_of(Path(checkpoint)) if checkpoint else None
         begins = run is None and not config.fast_dev_run and _is_first_process()
         if run is None:
             root = Path(config.default_root_dir or "")
+            there = next(folder for folder in (root, *root.parents) if folder.exists())
             try:
                 run = new_run(root) if begins else root
             except OSError as error:
@@ -165,10 +168,12 @@ class FashionLightningCLI(LightningCLI):
                     f"but got {root} ({error.strerror})."
                 ) from error
         try:
-            return super().instantiate_trainer(**kwargs, **self._trainer_arguments(config, run))
+            trainer = super().instantiate_trainer(**kwargs, **self._trainer_arguments(config, run))
+            _check_limits(trainer, self.datamodule)
+            return trainer
         except BaseException as error:
             if begins:
-                discard(run)
+                discard(run, there)
             # Many of Lightning's refusals do not say what they got.
             if isinstance(error, MisconfigurationException | TypeError | ImportError):
                 raise ValueError(f"{error} Got {self._trainer_options()}.") from error
@@ -284,6 +289,30 @@ def _check_network(model: FashionMNISTClassifier) -> None:
         raise ValueError(f"Expected `network` to be {right}, but got: {error}") from error
     shape = tuple(getattr(logits, "shape", ()))
     expect(shape == (1, classes), "network", right, shape)
+
+
+def _check_limits(trainer: Trainer, datamodule: FashionMNISTDataModule) -> None:
+    """Refuse what Lightning refuses when the run has begun, or even trained."""
+    images = {"train": 60_000 - datamodule.val_size, "val": datamodule.val_size, "test": 10_000}
+    batches = {
+        stage: max(1, number // (datamodule.batch_size * trainer.world_size))
+        for stage, number in images.items()
+    }
+    for stage, number in batches.items():
+        name = f"limit_{stage}_batches"
+        limit = getattr(trainer, name)
+        right = f"0, or a fraction that leaves one of the {number} batches"
+        expect(isinstance(limit, int) or not 0 < limit * number < 1, name, right, limit)
+    interval, limit = trainer.val_check_interval, trainer.limit_train_batches
+    total = batches["train"]
+    number = min(total, limit) if isinstance(limit, int) else int(total * limit)
+    counts = isinstance(interval, int) and trainer.check_val_every_n_epoch is not None
+    expect(
+        not (counts and number and trainer.limit_val_batches) or interval <= number,
+        "val_check_interval",
+        f"at most the {number} training batches",
+        interval,
+    )
 
 
 def _as_list(value: Any) -> list[Any]:

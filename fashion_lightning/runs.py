@@ -24,11 +24,13 @@ def new_run(root: Path) -> Path:
         return folder
 
 
-def discard(run: Path) -> None:
-    """Remove the folder of a run that did not begin."""
-    run.rmdir()
+def discard(run: Path, there: Path) -> None:
+    """Remove the folder of a run that did not begin, and what was made for it below `there`."""
     with suppress(OSError):  # There are other runs.
-        run.parent.rmdir()
+        for folder in (run, *run.parents):
+            if folder == there:
+                break
+            folder.rmdir()
 
 
 def find_checkpoint(root: Path, ckpt_path: str | None) -> Path:
