@@ -16,6 +16,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import Self, override
 
+from fashion_lightning.calibration import fit_temperature
 from fashion_lightning.checkpoints import check_network, check_weights, read_checkpoint
 from fashion_lightning.checks import expect
 from fashion_lightning.evaluation import Batch, collect, gather, metrics
@@ -43,6 +44,10 @@ class FashionMNISTClassifier(LightningModule):
     Images are float in [0, 1], as torchvision's ToTensor gives them. They are normalised here, with
     constants that travel in the checkpoint. Validation, test and predict compute in full precision
     whatever the trainer's `precision`, so their numbers agree on every machine.
+
+    Each validation of a fit finds the temperature by which logits are to be divided so that their
+    probabilities are calibrated (`fit_temperature`). It travels in the checkpoint, too. Training
+    itself, and a network that was never validated, have temperature 1.
 
     Logged: ``train_loss`` (what is minimised) and ``train_acc``; every `log_every_n_steps` steps
     ``train_loss_step`` and ``lr``; for validation and test ``*_loss`` (mean negative
@@ -77,6 +82,7 @@ class FashionMNISTClassifier(LightningModule):
 
     mean: Tensor
     std: Tensor
+    temperature: Tensor
 
     def __init__(
         self,
@@ -128,6 +134,8 @@ class FashionMNISTClassifier(LightningModule):
         self._compiled_forward: Callable[[Tensor], Tensor] | None = None  # while it trains
         self.register_buffer("mean", torch.tensor(mean))
         self.register_buffer("std", torch.tensor(std))
+        self.register_buffer("temperature", torch.tensor(1.0))
+        self._fitted_temperature = 1.0  # by the last validation of the running fit
         # Logits and labels of the running epoch of each stage.
         self._epoch: dict[str, list[Batch]] = {"train": [], "val": [], "test": []}
         self._losses: list[Tensor] = []  # of the running training epoch
@@ -189,7 +197,7 @@ class FashionMNISTClassifier(LightningModule):
             images: Floating point in [0, 1], ``(N, 1, 28, 28)`` or ``(N, 28, 28)``.
 
         Returns:
-            Logits, ``(N, num_classes)``.
+            Calibrated logits, ``(N, num_classes)``: the network's, divided by the temperature.
 
         Raises:
             ValueError: If the images are not floating point, or the network refuses their shape.
@@ -197,7 +205,7 @@ class FashionMNISTClassifier(LightningModule):
         check_floating_point(images)
         # In place: a second temporary of this size costs more than the division.
         logits: Tensor = self.network((images - self.mean).div_(self.std))
-        return logits
+        return logits / self.temperature
 
     @override
     def setup(self, stage: str) -> None:
@@ -295,6 +303,17 @@ class FashionMNISTClassifier(LightningModule):
         return logits
 
     @override
+    def on_fit_start(self) -> None:
+        """Train at temperature 1, and keep what is known until a validation fits another."""
+        self._fitted_temperature = self.temperature.item()
+        self.temperature.fill_(1)
+
+    @override
+    def on_fit_end(self) -> None:
+        """Answer from now on with the temperature of the last validation."""
+        self.temperature.fill_(self._fitted_temperature)
+
+    @override
     def on_train_start(self) -> None:
         """Go on with the random numbers of the run that is being continued."""
         self._first_step = self.global_step
@@ -377,6 +396,8 @@ class FashionMNISTClassifier(LightningModule):
             FloatingPointError: If a loss or a weight is not finite: it is not worth keeping.
         """
         checkpoint["fashion_lightning_version"] = version("fashion-lightning")
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            checkpoint["state_dict"]["temperature"] = torch.tensor(self._fitted_temperature)
         self._check_losses()
         trains = bool(self.trainer.optimizers)
         if trains and not all(weights.isfinite().all() for weights in self.parameters()):
@@ -419,7 +440,11 @@ class FashionMNISTClassifier(LightningModule):
         self._log_evaluation("test")
 
     def _log_evaluation(self, stage: str) -> None:
-        values = metrics(*collect(self._epoch[stage]))
+        logits, labels = collect(self._epoch[stage])
+        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+            self._fitted_temperature = fit_temperature(logits, labels)
+            logits = logits / self._fitted_temperature
+        values = metrics(logits, labels)
         for name, value in values.items():
             self._log_total(f"{stage}_{name}", value, prog_bar=(stage, name) == ("val", "acc"))
 

@@ -152,6 +152,7 @@ def test_training_metrics_are_those_of_the_epochs_batches(tmp_path: Path, data_d
     datamodule.setup("fit")
     batches = [batch for _, batch in zip(range(4), datamodule.train_dataloader(), strict=False)]
     images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    classifier.temperature.fill_(1)  # As in training.
     with torch.no_grad():
         logits = classifier(images)
     loss = F.cross_entropy(logits, labels, label_smoothing=0.1)
