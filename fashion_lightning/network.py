@@ -141,7 +141,7 @@ class ConvNet(nn.Module):
             *_convolution(2 * channels, 4 * channels),
             nn.MaxPool2d(2),
             *_convolution(4 * channels, 8 * channels),
-            nn.AdaptiveMaxPool2d(1),
+            nn.MaxPool2d(7),
         )
         self.flatten = nn.Flatten()
         self.classify = nn.Linear(8 * channels, num_classes)
