@@ -26,6 +26,7 @@ from fashion_lightning.callbacks import (
     BestAndLast,
     Interrupted,
     PredictionWriter,
+    PreviewWriter,
     ReportWriter,
     SteadyProgressBar,
 )
@@ -37,6 +38,7 @@ from fashion_lightning.files import CLASSES
 from fashion_lightning.module import FashionMNISTClassifier
 from fashion_lightning.parser import Parser
 from fashion_lightning.runs import discard, find_checkpoint, new_run, run_of
+from fashion_lightning.trainer import ExportingTrainer
 
 # How constructors refuse an argument. Another exception is a bug, and keeps its traceback.
 _REFUSALS = (ValueError, TypeError, OSError, ImportError, MisconfigurationException)
@@ -53,6 +55,12 @@ class FashionLightningCLI(LightningCLI):
     """LightningCLI that keeps all of a run in one folder and never scores random weights."""
 
     _checkpoint: dict[str, Any] | None = None  # what is to be continued, or evaluated
+
+    @staticmethod
+    @override
+    def subcommands() -> dict[str, set[str]]:
+        """Return the commands, each with those of its arguments that the command line has not."""
+        return {**LightningCLI.subcommands(), "export": {"model", "datamodule"}}
 
     @override
     def setup_parser(self, *args: Any, **kwargs: Any) -> None:
@@ -183,9 +191,11 @@ class FashionLightningCLI(LightningCLI):
         """Return what the trainer gets beside its own options, with all its files in `run`."""
         fits, trial = self.subcommand == "fit", bool(config.fast_dev_run)
         callbacks, plugins = _as_list(config.callbacks), _as_list(config.plugins)
-        if not fits:
+        if self.subcommand == "test":
             callbacks.append(ReportWriter(run))
-        elif not trial and config.enable_checkpointing is not False:
+        if self.datamodule.preview and self.subcommand == "predict":
+            callbacks.append(PreviewWriter(self.datamodule.preview))
+        if fits and not trial and config.enable_checkpointing is not False:
             n = self._get(self.config, "every_n_train_steps")
             callbacks.append(BestAndLast(run / "checkpoints", every_n_train_steps=n))
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
@@ -253,6 +263,14 @@ class FashionLightningCLI(LightningCLI):
             with replacing(Path(trainer.default_root_dir) / "config.yaml") as new:
                 new.write_text(text)
 
+    def after_predict(self) -> None:
+        """Name the photographs that could not be read; then this was no full success."""
+        writers = [c for c in self.trainer.callbacks if isinstance(c, PredictionWriter)]  # type: ignore[attr-defined]
+        problems = [f"{path}: {why}" for w in writers for path, why in w.problems.items()]
+        if problems:
+            number = "One image" if len(problems) == 1 else f"{len(problems)} images"
+            self.parser.exit(1, "\n".join([f"error: {number} could not be read:", *problems, ""]))
+
     def after_fit(self) -> None:
         """Test the best checkpoint and say what can be done next."""
         trainer: Any = self.trainer  # Lightning declares no type for its list of callbacks.
@@ -267,7 +285,8 @@ class FashionLightningCLI(LightningCLI):
         rank_zero_info(
             f"\nThe run's folder is {run}. Next:\n"
             f"  fashion-lightning test --ckpt_path {best}\n"
-            f"  fashion-lightning predict --ckpt_path {best}"
+            f"  fashion-lightning predict --ckpt_path {best}\n"
+            f"  fashion-lightning export --ckpt_path {best}"
         )
 
 
@@ -282,9 +301,10 @@ def _check_network(model: FashionMNISTClassifier) -> None:
     expect(model.num_classes == classes, "num_classes", f"{classes}", model.num_classes)
     right = f"one that turns images (N, 1, 28, 28) into logits (N, {classes})"
     copy = deepcopy(model).eval()  # Not a bit of the network itself may change.
+    images = torch.zeros(1, 1, 28, 28)
     try:
         with torch.no_grad():
-            logits = copy(model.example_input_array)
+            logits = copy(images)
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"Expected `network` to be {right}, but got: {error}") from error
     shape = tuple(getattr(logits, "shape", ()))
@@ -371,6 +391,7 @@ def main(args: ArgsType = None) -> None:
         FashionMNISTClassifier,
         FashionMNISTDataModule,
         seed_everything_default=0,
+        trainer_class=ExportingTrainer,
         trainer_defaults={"max_epochs": 14},
         save_config_callback=None,  # `before_fit` does it.
         parser_class=Parser,

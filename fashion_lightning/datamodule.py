@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -17,6 +17,9 @@ from typing_extensions import override
 from fashion_lightning import files
 from fashion_lightning.batches import Batches
 from fashion_lightning.checks import expect
+
+if TYPE_CHECKING:
+    from fashion_lightning.photos import Photos
 
 
 def split_indices(labels: Tensor, val_size: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -49,7 +52,8 @@ class FashionMNISTDataModule(LightningDataModule):
     Batches are ``(images float32 (B, 1, 28, 28) in [0, 1], labels int64 (B,))``, already on the
     trainer's device. Training batches are shuffled and augmented anew each epoch, from the global
     seed (`seed_everything`, `torch.manual_seed`); validation, test and predict batches hold every
-    image once, in the dataset's order. The predict stage serves the test images.
+    image once, in the dataset's order. The predict stage serves the test images, or photographs
+    (`images`) as batches of `fashion_lightning.photos.PhotoBatch`.
 
     Args:
         data_dir: Folder of the data, in torchvision's layout (``data_dir/FashionMNIST/raw``).
@@ -62,9 +66,14 @@ class FashionMNISTDataModule(LightningDataModule):
         shift: Training images are moved by up to so many pixels in each direction, in 0 ... 27.
         mirrors: Base URLs from which missing files are downloaded, in this order, before the copy
             in the package is taken. ``[]`` leaves the network alone.
+        images: What the predict stage serves instead of the test images: a photograph (PNG, JPEG or
+            WebP), or a folder of them and of folders.
+        preview: Where `fashion-lightning predict` draws the first photographs, what the network
+            sees of them, and its answers: a PNG file.
 
     Raises:
-        ValueError: If an argument is out of its range.
+        FileNotFoundError: If there is nothing at `images`.
+        ValueError: If an argument is out of its range, or `images` is a folder without images.
 
     Example:
         >>> from fashion_lightning import FashionMNISTDataModule
@@ -86,6 +95,8 @@ class FashionMNISTDataModule(LightningDataModule):
         horizontal_flip: float = 0.15,
         shift: int = 0,
         mirrors: Sequence[str] = files.MIRRORS,
+        images: str | Path | None = None,
+        preview: str | Path | None = None,
     ) -> None:
         super().__init__()
         expect(batch_size >= 1, "batch_size", "an int >= 1", batch_size)
@@ -100,8 +111,14 @@ class FashionMNISTDataModule(LightningDataModule):
             f"at most the {60_000 - val_size} training images",
             batch_size,
         )
+        expect(
+            preview is None or images is not None,
+            "preview",
+            "given together with `images`",
+            preview,
+        )
         # Where the files are says nothing about a model: a checkpoint does not keep it.
-        self.save_hyperparameters(ignore=["data_dir", "mirrors"])
+        self.save_hyperparameters(ignore=["data_dir", "mirrors", "images", "preview"])
         self.data_dir = data_dir
         self.batch_size = batch_size
         self.val_size = val_size
@@ -109,6 +126,8 @@ class FashionMNISTDataModule(LightningDataModule):
         self.horizontal_flip = horizontal_flip
         self.shift = shift
         self.mirrors = mirrors
+        self.preview = preview
+        self._photos = _find_images(images)
         self._split_digest: str | None = None  # known once `setup` has read the training images
         self._train_batches: Batches | None = None
         self._interrupted: dict[str, Any] | None = None  # state of an epoch that is to go on
@@ -116,6 +135,8 @@ class FashionMNISTDataModule(LightningDataModule):
     @override
     def prepare_data(self) -> None:
         """Bring verified files into `data_dir`, and say in one line where they came from."""
+        if self._photos and self.trainer and self.trainer.state.fn == TrainerFn.PREDICTING:
+            return  # Photographs need none of them.
         rank_zero_info(files.prepare(self.data_dir, self.mirrors))
 
     @override
@@ -131,7 +152,7 @@ class FashionMNISTDataModule(LightningDataModule):
             self._split_digest = hashlib.sha256(val.numpy().tobytes()).hexdigest()
             self.train_set = TensorDataset(images[train], labels[train])
             self.val_set = TensorDataset(images[val], labels[val])
-        else:
+        elif stage == "test" or not self._photos:
             self.test_set = TensorDataset(*files.load(self.data_dir, train=False))
 
     @override
@@ -166,9 +187,13 @@ class FashionMNISTDataModule(LightningDataModule):
         return self._batches(self.test_set)
 
     @override
-    def predict_dataloader(self) -> Batches:
-        """Serve the official test images."""
-        return self._batches(self.test_set)
+    def predict_dataloader(self) -> "Batches | Photos":
+        """Serve the official test images, or the photographs that were named."""
+        if not self._photos:
+            return self._batches(self.test_set)
+        from fashion_lightning.photos import Photos  # Most runs need no PIL.
+
+        return Photos(self._photos, **self._share())
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -195,14 +220,23 @@ class FashionMNISTDataModule(LightningDataModule):
             )
 
     def _batches(self, dataset: TensorDataset, **training: Any) -> Batches:
-        trainer = self.trainer
-        device = trainer.strategy.root_device if trainer else torch.device("cpu")
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         images, labels = (tensor.to(device) for tensor in dataset.tensors)
-        return Batches(
-            images,
-            labels,
-            batch_size=self.batch_size,
-            rank=trainer.global_rank if trainer else 0,
-            world_size=trainer.world_size if trainer else 1,
-            **training,
-        )
+        return Batches(images, labels, **self._share(), **training)
+
+    def _share(self) -> dict[str, int]:
+        """Return the size of batches, and which of them are this process's."""
+        trainer = self.trainer
+        return {
+            "batch_size": self.batch_size,
+            "rank": trainer.global_rank if trainer else 0,
+            "world_size": trainer.world_size if trainer else 1,
+        }
+
+
+def _find_images(path: str | Path | None) -> list[Path]:
+    if path is None:
+        return []
+    from fashion_lightning.photos import find_images  # Most runs need no PIL.
+
+    return find_images(path)

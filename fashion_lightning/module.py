@@ -1,6 +1,7 @@
 """The LightningModule: how any network for FashionMNIST is trained, measured and asked."""
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from inspect import signature
@@ -142,7 +143,9 @@ class FashionMNISTClassifier(LightningModule):
         self._first_step = 0  # of the losses
         self._carried = (0.0, 0, 0)  # sums of the running epoch from before an interruption
         self._rng_states: dict[str, Tensor] = {}  # to be restored
-        self.example_input_array = torch.zeros(1, 1, 28, 28)  # Lightning's summary shows its way
+        self.train_seconds = 0.0  # how long the weights were trained, in all runs; in checkpoints
+        self._train_began = 0.0  # when it would have been without interruption
+        self.example_input_array = torch.zeros(3, 1, 28, 28)  # Lightning's summary shows its way
 
     @classmethod
     @override
@@ -317,6 +320,7 @@ class FashionMNISTClassifier(LightningModule):
     def on_train_start(self) -> None:
         """Go on with the random numbers of the run that is being continued."""
         self._first_step = self.global_step
+        self._train_began = time.monotonic() - self.train_seconds
         if self._rng_states:
             torch.set_rng_state(self._rng_states["cpu"])
             if "cuda" in self._rng_states and self.device.type == "cuda":
@@ -398,6 +402,8 @@ class FashionMNISTClassifier(LightningModule):
         checkpoint["fashion_lightning_version"] = version("fashion-lightning")
         if self.trainer.state.fn == TrainerFn.FITTING:
             checkpoint["state_dict"]["temperature"] = torch.tensor(self._fitted_temperature)
+            self.train_seconds = time.monotonic() - self._train_began
+        checkpoint["train_seconds"] = self.train_seconds
         self._check_losses()
         trains = bool(self.trainer.optimizers)
         if trains and not all(weights.isfinite().all() for weights in self.parameters()):
@@ -410,7 +416,8 @@ class FashionMNISTClassifier(LightningModule):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take what `on_save_checkpoint` added, if training is what continues."""
+        """Take what `on_save_checkpoint` added; what only training needs, if it continues."""
+        self.train_seconds = checkpoint.get("train_seconds", 0.0)
         if self._trainer and self._trainer.state.fn == TrainerFn.FITTING:
             self._rng_states = checkpoint.get("rng_states", {})
             if self.global_rank == 0:  # The sums are those of all processes.

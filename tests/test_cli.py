@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY, Command
+from conftest import REPOSITORY, Command, NeuralNetwork
+from PIL import Image
 from sklearn import metrics as sklearn
 
-from fashion_lightning import FashionMNISTClassifier, __version__
+from fashion_lightning import FashionMNISTClassifier, __version__, files
 from fashion_lightning.cli import main
 
 SHORT = (
@@ -108,6 +110,38 @@ def test_predictions_are_not_overwritten_unless_told_so(
     assert (here / "mine.csv").read_text() == "mine"
     command(*arguments, "--predictions.path", "mine.csv", "--predictions.overwrite", "true")
     assert len((here / "mine.csv").read_text().splitlines()) == 10_001
+
+
+def test_photographs_get_answers_and_broken_ones_exit_code_1(
+    trained: Path, here: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, _ = files.load(data_dir, train=False)
+    (here / "shop").mkdir()
+    for number in (2, 10):
+        Image.fromarray(images[number].numpy()).save(here / "shop" / f"{number}.png")
+    words = ["predict", "--ckpt_path", str(trained / "checkpoints" / "best.ckpt")]
+    words += ["--data.images", "shop", "--predictions.path", "out/table.parquet"]
+    main([*words, "--data.preview", "preview.png"])
+    table = pq.read_table("out/table.parquet").to_pylist()
+    assert [row["path"] for row in table] == ["shop/2.png", "shop/10.png"]
+    assert Image.open("preview.png").format == "PNG"
+    (here / "shop" / "3.jpg").write_bytes(b"")
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as error:
+        main([*words, "--predictions.overwrite", "true"])
+    assert error.value.code == 1
+    assert "shop/3.jpg: " in capsys.readouterr().err
+    assert pq.read_table("out/table.parquet").column("index").to_pylist() == [0, 2]
+
+
+def test_export_puts_the_file_into_the_runs_folder(
+    trained: Path, command: Command, said: pytest.LogCaptureFixture
+) -> None:
+    arguments = ("--ckpt_path", "best", "--format", "tutorial")
+    command("export", *arguments, "--trainer.default_root_dir", str(trained.parent.parent))
+    assert "10,000 of 10,000" in said.text
+    network = NeuralNetwork()
+    network.load_state_dict(torch.load(trained / "model.pth", weights_only=True))
 
 
 def test_validate(trained: Path, command: Command, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 from conftest import REPOSITORY
 
-from fashion_lightning import datamodule, module, network
+from fashion_lightning import datamodule, export, module, network, plotting, report
 from fashion_lightning.cli import main
 
 README = (REPOSITORY / "README.md").read_text()
@@ -47,12 +47,12 @@ def test_every_command_and_every_program_runs(
             else:
                 main(arguments)
             commands += 1
-    assert (commands, programs) == (8, 6)
+    assert (commands, programs) == (12, 8)
     assert (tmp_path / "lightning_logs/version_0/predictions.csv").is_file()
     logging.getLogger("lightning.pytorch").setLevel(logging.INFO)
 
 
-@pytest.mark.parametrize("module", [network, module, datamodule])
+@pytest.mark.parametrize("module", [network, module, datamodule, export, plotting, report])
 def test_the_examples_in_the_docstrings(
     module: ModuleType, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

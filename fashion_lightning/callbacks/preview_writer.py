@@ -1,0 +1,71 @@
+"""A picture of the first photographs: as they are, as the network sees them, and its answers."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+from typing_extensions import override
+
+from fashion_lightning.atomic import replacing
+
+_ROWS = 20  # More than fit on a screen are not looked at.
+
+
+class PreviewWriter(BasePredictionWriter):
+    """Draws the first 20 photographs of `fashion_lightning.photos.Photos` and their predictions.
+
+    Works with any LightningModule whose `predict_step` returns probabilities ``(N, 10)``.
+
+    Args:
+        path: The PNG file. One that exists is replaced.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(write_interval="batch")
+        self.path = Path(path)
+        self._images: list[Tensor] = []
+        self._paths: list[Path] = []
+        self._probs: list[Tensor] = []
+
+    @override
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget what an interrupted prediction may have left."""
+        for kept in (self._images, self._paths, self._probs):
+            kept.clear()
+
+    @override
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: Any,
+        batch_indices: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Keep what will be drawn."""
+        num_rows = _ROWS - len(self._paths)
+        self._images.extend(batch.images[:num_rows].squeeze(1).cpu())
+        paths = cast(Any, trainer.predict_dataloaders).paths
+        self._paths.extend(paths[index] for index in batch.index[:num_rows].tolist())
+        self._probs.extend(prediction[:num_rows].cpu())
+
+    @override
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw it. The first process has the first photographs."""
+        if not (trainer.is_global_zero and self._paths):
+            return
+        from fashion_lightning.photos import read_picture  # Nobody else needs PIL and matplotlib.
+        from fashion_lightning.plotting import png, preview
+
+        pictures = [read_picture(path) for path in self._paths]
+        names = [path.name for path in self._paths]
+        figure = preview(pictures, torch.stack(self._images), torch.stack(self._probs), names)
+        with replacing(self.path) as new:
+            new.write_bytes(png(figure))
+        rank_zero_info(f"Preview: {self.path}")

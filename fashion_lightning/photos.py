@@ -1,0 +1,416 @@
+"""Photographs as images of FashionMNIST: found, read, made like the dataset's, cut into batches.
+
+Knows files, pictures and tensors: no network, and no trainer. It imports PIL, which most runs do
+not need, so others import this file only where they use it.
+
+The procedure is the dataset's: Xiao, Rasul and Vollgraf 2017, section 2,
+https://arxiv.org/abs/1708.07747
+"""
+
+import os
+import re
+import stat
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from fashion_lightning.checks import expect
+
+Pixels = npt.NDArray[np.float32]  # (H, W, 3), 0 ... 255
+
+_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+_FORMATS = ("PNG", "JPEG", "WEBP")  # PIL knows fifty more, some of them risky.
+_MAX_PIXELS = 100_000_000
+_MAX_BYTES = 200_000_000
+_THREADS = min(4, os.cpu_count() or 1)  # Each may hold a picture of _MAX_PIXELS.
+
+_SIZE = 28
+_WORKING_SIZE = 16 * _SIZE  # Pictures are worked on with a longest edge below twice that.
+_TOLERANCE = 0.05 * 255  # How far the background's colour may vary.
+_SHARPENING = 0.5  # How much of the difference from its blurred version an image gains.
+_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as in PIL
+
+_warning_filters = threading.Lock()
+
+
+class PhotoBatch(NamedTuple):
+    r"""Some of the photographs that could be read.
+
+    Attributes:
+        images: float32, ``(B, 1, 28, 28)``, in [0, 1].
+        index: int64, ``(B,)``, the places of the files in `Photos.paths`.
+        path: The files' names, B of them. What is not Unicode in a name is written ``\xff``.
+    """
+
+    images: Tensor
+    index: Tensor  # type: ignore[assignment]  # Tuples have a method of that name.
+    path: list[str]
+
+
+class Photos:
+    """An iterable of `PhotoBatch`: every photograph once, in order; for `Trainer.predict`.
+
+    Files that cannot be read are left out, so that a batch may be smaller than others, or empty.
+
+    Several processes take turns, as with `fashion_lightning.batches.Batches`: of batches 0, 1, 2,
+    ... process `rank` gets every `world_size`-th, beginning with its own number; one that would get
+    none gets an empty one.
+
+    Args:
+        paths: The files, such as `find_images` returns.
+        batch_size: Files to a batch, at least 1.
+        rank: Number of this process.
+        world_size: Number of processes.
+
+    Attributes:
+        problems: For each file of this process that could not be read, one sentence that says why.
+            Fills while the batches are asked for; each iteration begins anew.
+
+    Raises:
+        ValueError: If `batch_size` is below 1.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], *, batch_size: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        expect(batch_size >= 1, "batch_size", "an int >= 1", batch_size)
+        self.paths = list(paths)
+        self.batch_size = batch_size
+        self.rank = rank
+        self.world_size = world_size
+        self.problems: dict[Path, str] = {}
+
+    def __len__(self) -> int:
+        """Batches that this process gets."""
+        return max(1, len(self._first_indices()))
+
+    def __iter__(self) -> Iterator[PhotoBatch]:
+        """Read the photographs, a batch at a time."""
+        self.problems.clear()
+        # PIL decodes outside Python's global lock.
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for first in self._first_indices() or [len(self.paths)]:
+                paths = self.paths[first : first + self.batch_size]
+                read = list(enumerate(pool.map(self._read, paths), first))
+                found = [(index, image) for index, image in read if image is not None]
+                images = [image for _, image in found] or [torch.empty(_SIZE, _SIZE)]
+                pixels = torch.stack(images)[: len(found)].unsqueeze(1)
+                yield PhotoBatch(
+                    pixels.float().div_(255),
+                    torch.tensor([index for index, _ in found], dtype=torch.int64),
+                    [_printable(self.paths[index]) for index, _ in found],
+                )
+
+    def _first_indices(self) -> range:
+        step = self.batch_size * self.world_size
+        return range(self.rank * self.batch_size, len(self.paths), step)
+
+    def _read(self, path: Path) -> Tensor | None:
+        try:
+            return to_fashion_mnist(_decoded(path))
+        except (OSError, ValueError) as error:
+            self.problems[path] = str(error)
+            return None
+
+
+def find_images(path: str | Path) -> list[Path]:
+    """List the pictures at a place.
+
+    Args:
+        path: A file, which may have any name, or a folder.
+
+    Returns:
+        The file, or all PNG, JPEG and WebP files in the folder and in those below it, as their
+        endings tell, in natural order: ``img2`` before ``img10``. Hidden files and folders are left
+        out, links to folders are not followed. A folder below that cannot be searched stands in the
+        list, too: reading it will say why.
+
+    Raises:
+        FileNotFoundError: If there is nothing at `path`.
+        ValueError: If the folder holds no pictures.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        if not path.exists():
+            raise FileNotFoundError(
+                f"Expected `images` to be a file or a folder, but there is no {path}."
+            )
+        return [path]
+    found: list[Path] = []
+    for folder, folders, names in os.walk(path, onerror=lambda e: found.append(Path(e.filename))):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found.extend(
+            Path(folder, name)
+            for name in names
+            if name.lower().endswith(_ENDINGS) and not name.startswith(".")
+        )
+    if not found:
+        raise ValueError(f"Expected `images` to hold PNG, JPEG or WebP files, but {path} has none.")
+    return sorted(found, key=_natural)
+
+
+def _natural(path: Path) -> tuple[list[list[str | int]], str]:
+    """Return what to sort by for an order in which numbers count as numbers."""
+    # Splitting gives texts and numbers by turns, so that like is compared with like.
+    parts = [re.split(r"(\d+)", part.casefold()) for part in path.parts]
+    key = [[int(s) if i % 2 else s for i, s in enumerate(part)] for part in parts]
+    return key, str(path)
+
+
+def read_image(path: str | Path) -> Tensor:
+    """Make an image of FashionMNIST from a photograph.
+
+    Args:
+        path: A PNG, JPEG or WebP file. Of an animation the first picture counts.
+
+    Returns:
+        uint8, ``(28, 28)``: the garment light on black, see `to_fashion_mnist`.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it is no such picture, damaged or too large, or shows no garment.
+    """
+    with _naming(path):
+        return to_fashion_mnist(_decoded(Path(path)))
+
+
+def read_picture(path: str | Path) -> Image.Image:
+    """Read a photograph as it is: upright, in colours, reduced to at most 895 pixels an edge.
+
+    Args:
+        path: A PNG, JPEG or WebP file. Of an animation the first picture counts.
+
+    Returns:
+        The picture in mode RGB, or RGBA if it may have transparent parts.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it is no such picture, damaged, or too large.
+    """
+    with _naming(path):
+        return _decoded(Path(path))
+
+
+@contextmanager
+def _naming(path: str | Path) -> Iterator[None]:
+    """Put a file's name before what is said of it."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise type(error)(f"{_printable(path)}: {error}") from error
+
+
+def _printable(path: str | Path) -> str:
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def _decoded(path: Path) -> Image.Image:
+    """Do the work of `read_picture`; what is raised does not name the file."""
+    with _opened(path) as file:
+        try:
+            with _no_warnings():
+                picture = Image.open(file, formats=_FORMATS)
+            width, height = picture.size
+            if width * height > _MAX_PIXELS:
+                raise Image.DecompressionBombError
+            # A JPEG can be decoded at a half, a quarter or an eighth, in less time.
+            scale = max(1, max(width, height) // _WORKING_SIZE)
+            picture.draft(None, (max(1, width // scale), max(1, height // scale)))
+            return _upright(picture)
+        except UnidentifiedImageError:
+            raise ValueError("Expected a PNG, JPEG or WebP picture, but got none.") from None
+        except Image.DecompressionBombError as error:
+            raise ValueError(
+                f"Expected at most {_MAX_PIXELS // 10**6} million pixels, but got more."
+            ) from error
+        except Exception as error:  # There is hardly one that no damaged picture makes PIL raise.
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(f"Expected an intact picture, but got: {reason}.") from error
+
+
+def _opened(path: Path) -> IO[bytes]:
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            next(path.iterdir(), None)  # That of `find_images` cannot be searched.
+            raise ValueError("Expected a file, but got a folder.")
+        if not stat.S_ISREG(status.st_mode):  # Opening a pipe might never end.
+            raise ValueError("Expected a regular file, but got a pipe, a socket or a device.")
+        if status.st_size > _MAX_BYTES:
+            megabytes = status.st_size // 10**6
+            raise ValueError(f"Expected at most {_MAX_BYTES // 10**6} MB, but got {megabytes} MB.")
+        return path.open("rb")
+    except OSError as error:
+        raise type(error)(f"Expected a readable file, but got: {error.strerror}.") from error
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Let PIL not warn of what is an error here, or does not matter."""
+    with _warning_filters, warnings.catch_warnings():  # All threads have the same filters.
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Return a picture in RGB or RGBA, turned as its EXIF data says, in working size."""
+    if picture.mode.startswith("I"):  # 16 bits, which PIL would cut off at 255.
+        picture = Image.fromarray((np.asarray(picture) / 257).clip(0, 255).astype(np.uint8))
+    else:
+        picture.load()
+    small = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+    factor = max(small.size) // _WORKING_SIZE
+    if factor > 1:
+        small = small.reduce(factor)
+    # A photograph whose EXIF data are damaged is taken as it is.
+    with _no_warnings(), suppress(Exception):
+        small = ImageOps.exif_transpose(small)
+    return small
+
+
+def to_fashion_mnist(picture: Image.Image) -> Tensor:
+    """Make an image of FashionMNIST from a picture of a garment on a plain background.
+
+    1. Trim: edges whose colour differs by at most 5 % from that of the corners are cut off.
+    2. Resize: the longest edge gets 28 pixels, each the mean of the area that it covers.
+    3. Sharpen with a Gaussian of radius and standard deviation 1.
+    4. Extend to 28 x 28 pixels, the garment centred.
+    5. Negate, unless the garment is lighter than the background.
+
+    Where the paper is silent, or something else measured better on training images that had been
+    enlarged, tinted, put on light backgrounds and saved as JPEG:
+
+    - Of the four corners, that colour counts which most of the border shares.
+    - A blurred edge is cut at half its height, not at its foot: garments came out too wide.
+    - Means, instead of leaving out rows, are less ragged. Sharpening by 0.5 times the difference
+      from the Gaussian suits them better than by 0.83 times, which is what ImageMagick does.
+    - The background becomes 0 and what differs most from it 255: each of the 60,000 training images
+      reaches 254, whatever the garment's colour.
+    - What cannot lie in the very middle lies half a pixel to the right or below, as in the dataset.
+
+    Transparent parts are background: white, or black if a garment would be lost on white. The EXIF
+    orientation is honoured. A picture of 28 x 28 pixels has been through all this: it only becomes
+    grey, and negated if its background is light, so that the dataset's images stay as they are.
+
+    Args:
+        picture: Of any size, in any mode that PIL converts to RGB.
+
+    Returns:
+        uint8, ``(28, 28)``: the garment light on black.
+
+    Raises:
+        ValueError: If nothing stands out from the background, or it has less than 14 pixels.
+
+    Example:
+        >>> picture = Image.new("RGB", (400, 300), "white")
+        >>> picture.paste("navy", (100, 150, 300, 250))
+        >>> image = to_fashion_mnist(picture)
+        >>> image.shape, image[:7].max().item(), image[7:21].min().item(), image[21:].max().item()
+        (torch.Size([28, 28]), 0, 255, 0)
+    """
+    pixels = _on_backdrop(_upright(picture))
+    background = _background(pixels)
+    box = _box(abs(pixels - background).max(axis=2))
+    if box is None:
+        raise ValueError("Expected `picture` to show something, but got one colour all over.")
+    grey = pixels @ _LUMA
+    contrast = (grey - background @ _LUMA)[box]
+    lighter = contrast[abs(contrast) > _TOLERANCE].sum() >= 0
+    if grey.shape == (_SIZE, _SIZE):
+        return _as_uint8(grey if lighter else 255 - grey)
+    garment = (contrast if lighter else -contrast).clip(min=0)
+    height, width = garment.shape
+    longest = max(height, width)
+    if longest < _SIZE // 2 or garment.max() < 1:  # The latter: of another hue, but as light.
+        raise ValueError(
+            f"Expected `picture` to show something of {_SIZE // 2} pixels, lighter or darker than "
+            f"the background, but got {width} x {height}."
+        )
+    height, width = (max(1, round(edge * _SIZE / longest)) for edge in (height, width))
+    # In floating point: there are as many shades of grey as it takes.
+    small = np.asarray(Image.fromarray(garment).resize((width, height), Image.Resampling.BOX))
+    top, left = (_SIZE - height + 1) // 2, (_SIZE - width + 1) // 2
+    image = np.zeros((_SIZE, _SIZE), dtype=np.float32)
+    image[top : top + height, left : left + width] = small * (255 / small.max())
+    return _as_uint8(image + _SHARPENING * (image - _blurred(image)))
+
+
+def _as_uint8(image: Pixels) -> Tensor:
+    return torch.from_numpy(image.round().clip(0, 255).astype(np.uint8))
+
+
+def _blurred(image: Pixels) -> Pixels:
+    """Return an image blurred by a Gaussian of radius 1 and standard deviation 1."""
+    side = np.exp(np.float32(-0.5))
+    for _ in range(2):  # Along each axis.
+        padded = np.pad(image, ((1, 1), (0, 0)))
+        image = ((padded[1:-1] + side * (padded[:-2] + padded[2:])) / (1 + 2 * side)).T
+    return image
+
+
+def _on_backdrop(picture: Image.Image) -> Pixels:
+    """Return a picture's pixels, with white or black where it is transparent."""
+    if picture.mode == "RGB":
+        return np.asarray(picture, dtype=np.float32)
+    pixels: Pixels = np.asarray(picture, dtype=np.float32)
+    alpha = pixels[:, :, 3]
+    on_black: Pixels = pixels[:, :, :3] * (pixels[:, :, 3:] / np.float32(255))
+    on_white: Pixels = on_black + (255 - pixels[:, :, 3:])
+    there, seen = _box(alpha), _box((255 - on_white).max(axis=2))
+    if there is None:
+        return on_white
+    # What fills a rectangle is a photograph, perhaps with round corners, and no cut-out garment.
+    cut_out = (alpha[there] > 127).mean() < 0.95
+    if seen is None or (
+        cut_out
+        and any(s < 0.9 * t for s, t in zip(alpha[seen].shape, alpha[there].shape, strict=True))
+    ):
+        return on_black
+    return on_white
+
+
+def _background(pixels: Pixels) -> Pixels:
+    """Return the colour, ``(3,)``, of that corner which most of the border resembles."""
+    size = max(1, max(pixels.shape) // 64)  # A single pixel of a JPEG could be anything.
+    ends = (slice(None, size), slice(-size, None))
+    corners = [np.median(pixels[y, x], axis=(0, 1)) for y in ends for x in ends]
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    return max(corners, key=lambda c: (abs(border - c).max(axis=1) <= _TOLERANCE).sum())
+
+
+def _box(difference: Pixels) -> tuple[slice, slice] | None:
+    """Return the rows and columns in which a picture, ``(H, W)``, is not near 0, or None."""
+    height, width = difference.shape
+    # A row must have a few such pixels: less than 0.5 % of it are dirt.
+    rows = np.partition(difference, -1 - width // 200, axis=1)[:, -1 - width // 200]
+    columns = np.partition(difference, -1 - height // 200, axis=0)[-1 - height // 200]
+    limits = [np.flatnonzero(profile > _TOLERANCE) for profile in (rows, columns)]
+    if not all(len(places) for places in limits):
+        return None
+    spans = [slice(places[0], places[-1] + 1) for places in limits]
+    # From the foot to the top of a blurred edge it is about half a pixel of the final image.
+    reach = max(span.stop - span.start for span in spans) // (2 * _SIZE)
+    top, left = (
+        slice(
+            span.start + _half_height(profile[span], reach),
+            span.stop - _half_height(profile[span][::-1], reach),
+        )
+        for profile, span in zip((rows, columns), spans, strict=True)
+    )
+    return top, left
+
+
+def _half_height(profile: Pixels, reach: int) -> int:
+    """Return the first place that has at least half the height of what is `reach` further in."""
+    ahead = np.append(profile[reach:], np.repeat(profile[-1], reach))[: len(profile)]
+    return int(np.argmax(profile >= 0.5 * ahead))
