@@ -85,7 +85,7 @@ def test_a_garment_is_light_on_black(
 ) -> None:
     image = to_fashion_mnist(garment(ground, cloth, mode))
     rows, columns = (image > 127).nonzero().unbind(1)
-    assert (rows.min(), rows.max()) == (0, 27)
+    assert (int(rows.min()), int(rows.max())) == (0, 27)
     assert (int(columns.min()), int(columns.max())) in ((9, 17), (10, 18), (9, 18), (10, 17))
     assert image[:, :8].max() == 0
     assert image[:, 20:].max() == 0
