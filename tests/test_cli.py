@@ -124,7 +124,8 @@ def test_photographs_get_answers_and_broken_ones_exit_code_1(
     main([*words, "--data.preview", "preview.png"])
     table = pq.read_table("out/table.parquet").to_pylist()
     assert [row["path"] for row in table] == ["shop/2.png", "shop/10.png"]
-    assert Image.open("preview.png").format == "PNG"
+    with Image.open("preview.png") as preview:
+        assert preview.format == "PNG"
     (here / "shop" / "3.jpg").write_bytes(b"")
     capsys.readouterr()
     with pytest.raises(SystemExit) as error:
@@ -156,10 +157,10 @@ def test_every_config_trains(config: str, command: Command, here: Path) -> None:
 
 
 def test_a_second_fit_gets_its_own_folder(command: Command, here: Path) -> None:
-    command("fit", *SHORT)
+    command("fit", *SHORT, "--test_after_fit", "false")
     first = here / "lightning_logs" / "version_0"
     before = {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
-    command("fit", *SHORT, "--seed_everything", "1")
+    command("fit", *SHORT, "--test_after_fit", "false", "--seed_everything", "1")
     assert before == {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
     assert (here / "lightning_logs" / "version_1" / "checkpoints" / "best.ckpt").is_file()
 
@@ -168,7 +169,7 @@ def test_last_is_the_last_epoch_and_best_the_one_of_the_lowest_val_loss(
     command: Command, here: Path
 ) -> None:
     climb = ("--optimizer", "SGD", "--optimizer.lr", "0.01", "--optimizer.maximize", "true")
-    command("fit", *SHORT, "--trainer.max_epochs", "3", *climb)
+    command("fit", *SHORT, "--test_after_fit", "false", "--trainer.max_epochs", "3", *climb)
     run = here / "lightning_logs" / "version_0"
     rows = csv.DictReader((run / "metrics.csv").read_text().splitlines())
     losses = [float(row["val_loss"]) for row in rows if row["val_loss"]]
