@@ -236,7 +236,11 @@ class FashionLightningCLI(LightningCLI):
         )
         try:
             super()._run_subcommand(subcommand)
-        except (FileExistsError, MisconfigurationException) as error:
+        except (FileExistsError, ImportError, MisconfigurationException) as error:
+            self.parser.error(str(error))
+        except ValueError as error:
+            if subcommand != "export":  # Elsewhere it is a bug.
+                raise
             self.parser.error(str(error))
         except (FloatingPointError, OSError) as error:
             self.parser.exit(1, f"\nerror: {error}\n")
