@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import torch
 import yaml
 from conftest import REPOSITORY, Command, NeuralNetwork
+from numpy.typing import NDArray
 from PIL import Image
 from sklearn import metrics as sklearn
 
@@ -23,6 +25,10 @@ from fashion_lightning.cli import main
 SHORT = (
     *("--trainer.max_epochs", "1", "--trainer.limit_train_batches", "3"),
     *("--trainer.log_every_n_steps", "1"),
+)
+UNTESTED = (
+    *("--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1"),
+    *("--trainer.limit_val_batches", "1", "--test_after_fit", "false"),
 )
 
 
@@ -96,6 +102,47 @@ def test_the_prediction_table_gives_the_reports_numbers(trained: Path, command: 
     assert report["test_loss"] == pytest.approx(loss, abs=1e-6)
     assert report["confusion_matrix"] == sklearn.confusion_matrix(targets, predictions).tolist()
     assert report["per_class"]["Ankle boot"]["support"] == 1000
+
+    # Before the temperature: from the probabilities alone, since a softmax forgets only a constant.
+    powers = probs ** report["temperature"]
+    before = powers / powers.sum(axis=1, keepdims=True)
+    assert report["uncalibrated"]["test_loss"] == pytest.approx(
+        sklearn.log_loss(targets, before), abs=1e-6
+    )
+    for table, name in ((before, report["uncalibrated"]["test_ece"]), (probs, report["test_ece"])):
+        assert name == pytest.approx(expected_calibration_error(table, targets), abs=1e-4)
+
+
+def expected_calibration_error(probs: NDArray[np.float64], targets: list[int]) -> float:
+    """The definition of Guo et al. 2017, equation 3, with 15 bins of equal width."""
+    confidences, right = probs.max(axis=1), probs.argmax(axis=1) == targets
+    bins = np.minimum((confidences * 15).astype(int), 14)
+    gaps = [abs(right[bins == b].sum() - confidences[bins == b].sum()) for b in range(15)]
+    return float(sum(gaps) / len(targets))
+
+
+def test_every_test_leaves_its_figures_and_one_page_with_all_of_them(trained: Path) -> None:
+    names = ("confusion_matrix", "learning_curves", "mistakes", "reliability_diagram")
+    page = (trained / "report" / "report.html").read_text()
+    for name in names:
+        content = (trained / "report" / f"{name}.png").read_bytes()
+        assert b64encode(content).decode() in page
+    report = json.loads((trained / "report" / "metrics.json").read_text())
+    assert f"{100 * report['test_acc']:.2f}" in page
+    assert "horizontal_flip: 0.15" in page  # of config.yaml
+    assert torch.__version__.partition("+")[0] in page
+
+
+def test_an_export_that_cannot_be_is_refused_in_one_sentence(
+    command: Command, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command("fit", "--model.network", "fashion_lightning.ConvNet", *UNTESTED)
+    before = sorted(here.rglob("*"))
+    with pytest.raises(SystemExit) as error:
+        command("export", "--ckpt_path", "best", "--format", "tutorial")
+    assert error.value.code == 2
+    assert "Expected `network` to be the tutorial's" in capsys.readouterr().err
+    assert sorted(here.rglob("*")) == before
 
 
 def test_predictions_are_not_overwritten_unless_told_so(

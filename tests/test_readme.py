@@ -9,8 +9,9 @@ from types import ModuleType
 
 import pytest
 from conftest import REPOSITORY
+from PIL import Image
 
-from fashion_lightning import datamodule, export, module, network, plotting, report
+from fashion_lightning import datamodule, export, files, module, network, plotting, report
 from fashion_lightning.cli import main
 
 README = (REPOSITORY / "README.md").read_text()
@@ -28,13 +29,16 @@ def test_every_command_and_every_program_runs(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
     (tmp_path / "data").symlink_to(data_dir)
+    (tmp_path / "photos").mkdir()
+    image = Image.fromarray(255 - files.load(data_dir, train=False)[0][0].numpy())
+    image.resize((300, 300)).save(tmp_path / "photos" / "boot.jpg")
     commands, programs = 0, 0
     for language, block in re.findall(r"```(bash|python)\n(.*?)```", README, flags=re.DOTALL):
         if language == "python":
             exec(compile(block, "README.md", "exec"), {"__name__": "__main__"})
             programs += 1
             continue
-        for line in block.splitlines():
+        for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line)
             if "fashion-lightning" not in words:
                 continue  # pip and pytest: that is how this test came to run
@@ -47,7 +51,7 @@ def test_every_command_and_every_program_runs(
             else:
                 main(arguments)
             commands += 1
-    assert (commands, programs) == (12, 8)
+    assert (commands, programs) == (13, 8)
     assert (tmp_path / "lightning_logs/version_0/predictions.csv").is_file()
     logging.getLogger("lightning.pytorch").setLevel(logging.INFO)
 
