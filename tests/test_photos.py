@@ -7,15 +7,16 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from fashion_lightning import FashionMNISTClassifier, files
-from fashion_lightning.photos import Photos, find_images, read_image, to_fashion_mnist
+from fashion_lightning.photos import Photos, find_images, read_image, read_picture, to_fashion_mnist
 
 
 def photograph(image: Tensor, random: Random) -> bytes:
@@ -55,10 +56,21 @@ def test_photographs_of_the_test_images_keep_their_class(
     assert same >= 0.97
 
 
+def test_photographs_look_like_the_images_they_were_made_of(data_dir: Path, tmp_path: Path) -> None:
+    """A class could survive much; half a pixel aside is a difference of 12, no sharpening of 8."""
+    path, random = tmp_path / "photo.jpg", Random(0)
+    differences = []
+    for original in files.load(data_dir, train=False)[0][:100]:
+        path.write_bytes(photograph(original, random))
+        differences.append((read_image(path).float() - original.float()).abs().mean())
+    assert torch.stack(differences).mean() < 7.5
+
+
 def test_the_datasets_own_images_stay_as_they_are(data_dir: Path, tmp_path: Path) -> None:
     for original in files.load(data_dir, train=False)[0][:50]:
         Image.fromarray(original.numpy()).save(tmp_path / "image.png")
         assert torch.equal(read_image(tmp_path / "image.png"), original)
+        assert torch.equal(to_fashion_mnist(Image.fromarray(255 - original.numpy())), original)
 
 
 def garment(ground: tuple[int, ...], cloth: tuple[int, ...], mode: str) -> Image.Image:
@@ -77,6 +89,10 @@ def garment(ground: tuple[int, ...], cloth: tuple[int, ...], mode: str) -> Image
         ((0, 0, 0, 0), (20, 30, 90, 255), "RGBA"),
         ((0, 0, 0, 0), (255, 255, 255, 255), "RGBA"),
         ((255,), (40,), "L"),
+        ((215, 215, 215), (255, 255, 255), "RGB"),
+        ((0, 0), (40, 255), "LA"),
+        ((255,), (0,), "1"),
+        ((65_535,), (9_000,), "I;16"),
         ((0, 0, 0, 0), (90, 80, 20, 30), "CMYK"),
     ],
 )
@@ -102,6 +118,61 @@ def test_a_photograph_is_turned_as_the_camera_was(tmp_path: Path) -> None:
     assert (lying.float() - upright.float()).abs().max() < 20
 
 
+def test_a_white_garment_with_a_print_is_not_trimmed_to_the_print() -> None:
+    picture = Image.new("RGBA", (300, 400), (0, 0, 0, 0))
+    ImageDraw.Draw(picture).ellipse((50, 50, 250, 350), fill="white")
+    picture.paste((200, 0, 0, 255), (130, 180, 170, 220))
+    image = to_fashion_mnist(picture)
+    assert image[3, 14] > 200  # cloth
+    assert image[13, 14] < 150  # print
+
+
+def test_a_photograph_with_round_corners_is_one_of_the_garment() -> None:
+    plain = garment((255, 255, 255), (20, 30, 90), "RGB")
+    mask = Image.new("L", plain.size)
+    ImageDraw.Draw(mask).rounded_rectangle((0, 0, 299, 399), 40, fill=255)
+    rounded = plain.convert("RGBA")
+    rounded.putalpha(mask)
+    assert torch.equal(to_fashion_mnist(rounded), to_fashion_mnist(plain))
+
+
+def test_palettes_with_transparency_and_cmyk_jpegs_are_read(tmp_path: Path) -> None:
+    garment((0, 0, 0, 0), (0, 0, 0, 255), "RGBA").quantize(8).save(tmp_path / "palette.png")
+    garment((0, 0, 0, 0), (0, 0, 0, 255), "CMYK").save(tmp_path / "print.jpg")
+    expected = to_fashion_mnist(garment((255, 255, 255), (0, 0, 0), "RGB"))
+    for name in ("palette.png", "print.jpg"):
+        assert (read_image(tmp_path / name).float() - expected.float()).abs().mean() < 3
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_of_an_animation_the_first_picture_counts(kind: str, tmp_path: Path) -> None:
+    first, second = (garment((255, 255, 255), (0, 0, 0), "RGB").rotate(a) for a in (0, 180))
+    second.paste((0, 0, 0), (0, 0, 150, 400))
+    first.save(tmp_path / "image", kind, save_all=True, append_images=[second], lossless=True)
+    assert torch.equal(read_image(tmp_path / "image"), to_fashion_mnist(first))
+
+
+def test_a_large_jpeg_gives_the_same_image_as_a_small_one(tmp_path: Path) -> None:
+    picture = garment((250, 250, 250), (0, 0, 0), "RGB")
+    picture.resize((3000, 4000), Image.Resampling.NEAREST).save(tmp_path / "large.jpg")
+    assert (read_image(tmp_path / "large.jpg").float() - to_fashion_mnist(picture)).abs().max() < 9
+    assert max(read_picture(tmp_path / "large.jpg").size) < 900
+
+
+@pytest.mark.parametrize("damage", ["header", "entries"])
+def test_damaged_exif_data_do_not_cost_the_photograph(damage: str, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "a shirt"
+    content = io.BytesIO()
+    picture = garment((255, 255, 255), (0, 0, 0), "RGB")
+    picture.save(content, "JPEG", exif=exif)
+    changed = bytearray(content.getvalue())
+    start = changed.index(b"Exif") + (6 if damage == "header" else 14)
+    changed[start : start + 2] = b"\xff\xff"
+    (tmp_path / "photo.jpg").write_bytes(changed)
+    assert (read_image(tmp_path / "photo.jpg").float() - to_fashion_mnist(picture)).abs().max() < 9
+
+
 def png(*chunks: tuple[bytes, bytes]) -> bytes:
     """A PNG of such chunks, each with its right checksum."""
     parts = [
@@ -120,6 +191,7 @@ def encoded(kind: str, picture: Image.Image | None = None) -> bytes:
 def hostile_files() -> dict[str, bytes]:
     """Names and contents of which none is an image of a garment."""
     enormous = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    large = struct.pack(">IIBBBBB", 11_000, 11_000, 8, 2, 0, 0, 0)  # PIL would only warn.
     ihdr = struct.pack(">IIBBBBB", 28, 28, 8, 0, 0, 0, 0)
     whole = {kind: encoded(kind) for kind in ("PNG", "JPEG", "WEBP")}
     flipped = bytearray(whole["PNG"])
@@ -143,6 +215,7 @@ def hostile_files() -> dict[str, bytes]:
         **{f"cut{n}.webp": whole["WEBP"][:n] for n in (4, 12, 30, 100)},
         "flipped.png": bytes(flipped),
         "bomb.png": png((b"IHDR", enormous), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")),
+        "large.png": png((b"IHDR", large), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")),
         "texts.png": png(
             (b"IHDR", ihdr),
             *[(b"zTXt", b"a\0\0" + zlib.compress(bytes(10**7)))] * 8,
@@ -154,6 +227,12 @@ def hostile_files() -> dict[str, bytes]:
         "white.png": encoded("PNG", blank),
         "white.jpg": encoded("JPEG", blank),
         "clear.png": encoded("PNG", Image.new("RGBA", (300, 300), (9, 9, 9, 0))),
+        "wide.jpg": whole["JPEG"].replace(bytes([1, 144, 1, 44]), b"\xff\xff\xff\xff", 1),
+        "wide.webp": whole["WEBP"][:26] + b"\xff\x3f\xff\x3f" + whole["WEBP"][30:],
+        "profile.png": png(
+            (b"IHDR", ihdr), (b"iCCP", b"a\0\0" + zlib.compress(bytes(10**8))), (b"IEND", b"")
+        ),
+        "speck.png": encoded("PNG", garment((255,) * 3, (0, 0, 0), "RGB").resize((9, 12))),
         "pixel.png": encoded("PNG", Image.new("RGB", (1, 1))),
     }
 
@@ -165,16 +244,76 @@ def test_files_that_are_none_are_named_and_the_others_read(tmp_path: Path) -> No
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "device.png").symlink_to("/dev/zero")
+    with (tmp_path / "huge.webp").open("wb") as file:  # No disk holds as much.
+        file.write(encoded("WEBP")[:30])
+        file.truncate(10**12)
     (tmp_path / "good.webp").write_bytes(encoded("WEBP"))
     photos = Photos(find_images(tmp_path), batch_size=10)
     batches = list(photos)
     assert [Path(path).name for batch in batches for path in batch.path] == ["good.webp"]
-    bad = {*contents, "pipe.png", "loop.png", "gone.png"}
+    bad = {*contents, "pipe.png", "loop.png", "gone.png", "device.png", "huge.webp"}
     assert {path.name for path in photos.problems} == bad
     assert len(bad) >= 30
+    reasons = {path.name: reason for path, reason in photos.problems.items()}
+    assert "200 MB" in reasons["huge.webp"]
+    enormous = ("bomb.png", "large.png", "wide.jpg", "wide.webp")
+    assert all("million pixels" in reasons[name] for name in enormous)
     for reason in photos.problems.values():
         assert "\n" not in reason
         assert len(reason) < 300
+
+
+def test_what_may_not_be_read_is_named(tmp_path: Path) -> None:
+    with TemporaryDirectory() as name:  # pytest's folders are closed to other users.
+        folder = Path(name)
+        (folder / "closed").mkdir()
+        for path in (folder / "closed" / "1.png", folder / "secret.png", folder / "good.png"):
+            path.write_bytes(encoded("PNG"))
+        folder.chmod(0o755)
+        (folder / "closed").chmod(0)
+        (folder / "secret.png").chmod(0)
+        root = os.geteuid() == 0
+        if root:  # Who may read everything.
+            os.seteuid(65_534)
+        try:
+            photos = Photos(find_images(folder), batch_size=9)
+            (batch,) = photos
+        finally:
+            if root:
+                os.seteuid(0)
+            (folder / "closed").chmod(0o755)
+    assert batch.path == [str(folder / "good.png")]
+    assert {path.name for path in photos.problems} == {"closed", "secret.png"}
+    assert all("Permission denied" in reason for reason in photos.problems.values())
+
+
+def test_names_that_are_no_unicode_can_be_written_to_a_table(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.png")
+    path.write_bytes(encoded("PNG"))
+    (batch,) = Photos(find_images(tmp_path), batch_size=1)
+    assert batch.path == [str(tmp_path / r"caf\xe9.png")]
+
+
+def test_problems_are_those_of_the_last_reading(tmp_path: Path) -> None:
+    path = tmp_path / "1.png"
+    photos = Photos([path], batch_size=1)
+    assert [len(batch.path) for batch in photos] == [0]
+    assert [*photos.problems] == [path]
+    path.write_bytes(encoded("PNG"))
+    assert [len(batch.path) for batch in photos] == [1]
+    assert not photos.problems
+
+
+@pytest.mark.parametrize("read", [read_image, read_picture])
+def test_a_script_is_told_the_file_and_the_reason(
+    read: Callable[[Path], object], tmp_path: Path
+) -> None:
+    (tmp_path / "page.png").write_text("<html>")
+    with pytest.raises(ValueError, match=r"page\.png: Expected a PNG, JPEG or WebP picture, but"):
+        read(tmp_path / "page.png")
+    with pytest.raises(FileNotFoundError, match=r"none\.png: Expected .* No such file"):
+        read(tmp_path / "none.png")
 
 
 def test_a_folder_is_listed_in_natural_order(tmp_path: Path) -> None:
