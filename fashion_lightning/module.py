@@ -65,7 +65,11 @@ class FashionMNISTClassifier(LightningModule):
             ours, PyTorch's 0.999 remembers the noisy beginning for too long.
         warmup: Fraction of the run's steps in which the learning rate rises linearly to `lr`, in
             [0, 1]. In the rest it falls linearly to 0.
-        label_smoothing: Probability mass that training spreads over all classes, in [0, 1).
+        label_smoothing: Probability mass that training spreads over all classes in its first step,
+            in [0, 1).
+        label_smoothing_power: Power with which it decays, >= 0: after a fraction t of the run's
+            steps, `label_smoothing` times (1 - t) to this power remains. Smoothing for good makes a
+            network that no temperature calibrates. 0: it stays, as it does in a run without an end.
         mean: Mean of the pixels, subtracted. The default is that of the 60,000 training images.
         std: Standard deviation of the pixels, > 0, divided by. Default likewise.
         compile_network: Whether training runs through `torch.compile`, which takes its time at the
@@ -96,6 +100,7 @@ class FashionMNISTClassifier(LightningModule):
         beta2: float = 0.95,
         warmup: float = 0.1,
         label_smoothing: float = 0.1,
+        label_smoothing_power: float = 3.0,
         mean: float = 0.2860,
         std: float = 0.3530,
         compile_network: bool = False,
@@ -108,6 +113,12 @@ class FashionMNISTClassifier(LightningModule):
         expect(0 <= beta2 < 1, "beta2", "in [0, 1)", beta2)
         expect(0 <= warmup <= 1, "warmup", "in [0, 1]", warmup)
         expect(0 <= label_smoothing < 1, "label_smoothing", "in [0, 1)", label_smoothing)
+        expect(
+            0 <= label_smoothing_power < math.inf,
+            "label_smoothing_power",
+            "a finite number >= 0",
+            label_smoothing_power,
+        )
         expect(math.isfinite(mean), "mean", "a finite number", mean)
         expect(0 < std < math.inf, "std", "a finite number > 0", std)
         init_args = getattr(network, "init_args", None)
@@ -131,6 +142,7 @@ class FashionMNISTClassifier(LightningModule):
         self.beta2 = beta2
         self.warmup = warmup
         self.label_smoothing = label_smoothing
+        self.label_smoothing_power = label_smoothing_power
         self.compile_network = compile_network
         self._compiled_forward: Callable[[Tensor], Tensor] | None = None  # while it trains
         self.register_buffer("mean", torch.tensor(mean))
@@ -145,6 +157,7 @@ class FashionMNISTClassifier(LightningModule):
         self._rng_states: dict[str, Tensor] = {}  # to be restored
         self.train_seconds = 0.0  # how long the weights were trained, in all runs; in checkpoints
         self._train_began = 0.0  # when it would have been without interruption
+        self._total_steps = math.inf  # of the running fit
         self.example_input_array = torch.zeros(3, 1, 28, 28)  # Lightning's summary shows its way
 
     @classmethod
@@ -255,7 +268,9 @@ class FashionMNISTClassifier(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a training batch, a scalar."""
         logits = self._step(batch, "train")
-        loss = F.cross_entropy(logits, batch[1], label_smoothing=self.label_smoothing)
+        remaining = max(0.0, 1 - self.global_step / self._total_steps)
+        smoothing = self.label_smoothing * remaining**self.label_smoothing_power
+        loss = F.cross_entropy(logits, batch[1], label_smoothing=smoothing)
         self._losses.append(loss.detach())
         # Logging every step would cost more than the step's arithmetic is worth watching.
         interval = getattr(self.trainer, "log_every_n_steps", 0)
@@ -319,6 +334,7 @@ class FashionMNISTClassifier(LightningModule):
     @override
     def on_train_start(self) -> None:
         """Go on with the random numbers of the run that is being continued."""
+        self._total_steps = self.trainer.estimated_stepping_batches
         self._first_step = self.global_step
         self._train_began = time.monotonic() - self.train_seconds
         if self._rng_states:

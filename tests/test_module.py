@@ -46,6 +46,7 @@ def test_fit_equals_a_plain_loop_bit_for_bit(
         beta2=0.97,
         warmup=0.3,
         label_smoothing=0.1,
+        label_smoothing_power=2,
     )
     network = MLP()
     network.load_state_dict(classifier.network.state_dict())
@@ -67,7 +68,8 @@ def test_fit_equals_a_plain_loop_bit_for_bit(
         position = (step + 1) / 11
         rise, fall = position / 0.3, (1 - position) / 0.7
         plain.param_groups[0]["lr"] = 0.01 * (rise if position <= 0.3 else fall)
-        loss = F.cross_entropy(network((images - 0.2860) / 0.3530), labels, label_smoothing=0.1)
+        logits = network((images - 0.2860) / 0.3530)
+        loss = F.cross_entropy(logits, labels, label_smoothing=0.1 * (1 - step / 10) ** 2)
         plain.zero_grad()
         torch.autograd.backward(loss)
         plain.step()
@@ -144,7 +146,7 @@ def test_logged_metrics_are_scikit_learns(tmp_path: Path, data_dir: Path) -> Non
 
 def test_training_metrics_are_those_of_the_epochs_batches(tmp_path: Path, data_dir: Path) -> None:
     """With a learning rate of nearly 0, a second look at the batches gives the same numbers."""
-    classifier = FashionMNISTClassifier(lr=1e-12, weight_decay=0)
+    classifier = FashionMNISTClassifier(lr=1e-12, weight_decay=0, label_smoothing_power=0)
     pl.seed_everything(0)
     trainer = fit(tmp_path, data_dir, classifier, max_steps=-1, max_epochs=1, limit_train_batches=4)
     pl.seed_everything(0)
@@ -282,6 +284,7 @@ def test_integer_images_are_refused_before_they_are_normalised() -> None:
         ({"beta2": 1}, "Expected `beta2` to be .* got 1"),
         ({"warmup": 1.1}, "Expected `warmup` to be .* got 1.1"),
         ({"label_smoothing": 1}, "Expected `label_smoothing` to be .* got 1"),
+        ({"label_smoothing_power": -1}, "Expected `label_smoothing_power` to be .* got -1"),
         ({"std": 0}, "Expected `std` to be .* got 0"),
     ],
 )

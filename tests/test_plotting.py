@@ -35,7 +35,7 @@ def texts(figure: Figure) -> list[str]:
     """All texts of a figure. Nothing of it is cut off."""
     plotting.png(figure)  # Some texts come into being only here.
     drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
-    assert min(drawn.x0, drawn.y0, width - drawn.x1, height - drawn.y1) >= 0
+    assert min(drawn.x0, drawn.y0, width - drawn.x1, height - drawn.y1) > -1e-6
     shown: list[Any] = figure.findobj(Text)
     return [text.get_text() for text in shown if text.get_visible() and text.get_text()]
 
@@ -152,14 +152,20 @@ def test_a_mistake_has_its_image_its_classes_and_its_confidence(
     figure = plotting.mistakes(images, labels, predictions, torch.linspace(0.987, 0.5, k))
     shown = texts(figure)
     assert shown.count(f"true {CLASSES[labels[0]]}") == labels.eq(labels[0]).sum()
-    drawn = [axes for axes in figure.axes if axes.images]
-    assert len(drawn) == k
-    for axes, image, label, prediction in zip(drawn, images, labels, predictions, strict=True):
-        np.testing.assert_allclose(pixels(axes), image / 255)
-        assert axes.get_title() == f"true {CLASSES[label]}"
-        (text,) = axes.texts
-        assert text.get_text().startswith(f"predicted\n{CLASSES[prediction]} ")
-    assert drawn[0].texts[0].get_text().endswith(" 98.7 %")
+    (axes,) = figure.axes
+    assert len(axes.images) == k
+    places = set()
+    for number, (drawn, image) in enumerate(zip(axes.images, images, strict=True)):
+        np.testing.assert_allclose(np.asarray(drawn.get_array()), image / 255)
+        left, right, bottom, top = drawn.get_extent()
+        places.add((left, top))
+        above, below = axes.texts[2 * number : 2 * number + 2]
+        assert above.get_text() == f"true {CLASSES[labels[number]]}"
+        assert below.get_text().startswith(f"predicted\n{CLASSES[predictions[number]]} ")
+        for text, edge in ((above, top), (below, bottom)):
+            assert text.get_position() == pytest.approx(((left + right) / 2, edge), abs=0.1)
+    assert len(places) == k
+    assert axes.texts[1].get_text().endswith(" 98.7 %")
 
 
 def test_no_mistakes_are_said_to_be_none() -> None:
