@@ -61,8 +61,7 @@ if __name__ == "__main__":
     classifier = FashionMNISTClassifier.load_from_checkpoint(checkpoint)
     for name, num_images, batch_size in (
         ("whole", 10_000, 500),
-        ("odd", 9_999, 500),
-        ("idle", 10_000, 5000),  # so large that there is nothing for a third process
+        ("odd", 9_999, 5000),  # so large that there is nothing for a third process
     ):
         datamodule = Shortened(data_dir, mirrors=[], batch_size=batch_size)
         datamodule.num_images = num_images

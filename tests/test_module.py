@@ -81,7 +81,7 @@ def test_the_same_seed_gives_the_same_weights(tmp_path: Path, data_dir: Path) ->
     runs = []
     for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
         pl.seed_everything(seed)
-        classifier = FashionMNISTClassifier(ConvNet(channels=4))
+        classifier = FashionMNISTClassifier()
         fit(tmp_path / folder, data_dir, classifier)
         runs.append(torch.cat([weight.flatten() for weight in classifier.parameters()]))
     assert torch.equal(runs[0], runs[1])
