@@ -13,9 +13,9 @@ from fashion_lightning import files, mirrors
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for less long than people do."""
-    monkeypatch.setattr(mirrors, "_SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr(mirrors, "_SILENCE_SECONDS", 0.25)
     monkeypatch.setattr(mirrors, "_PAUSE_SECONDS", 0.1)
-    monkeypatch.setattr(files, "_DOWNLOAD_SECONDS", 2.0)
+    monkeypatch.setattr(files, "_DOWNLOAD_SECONDS", 1.0)
 
 
 def test_a_mirror_that_works(tmp_path: Path) -> None:
