@@ -1,9 +1,11 @@
 """The command `fashion-lightning`: Lightning's CLI, with a folder a run and clear refusals."""
 
+import json
 import os
+import sys
 import warnings
+from collections.abc import Sequence
 from contextlib import nullcontext
-from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,12 +34,16 @@ from fashion_lightning.callbacks import (
 )
 from fashion_lightning.checkpoint_io import AtomicCheckpointIO
 from fashion_lightning.checkpoints import check_weights, read_checkpoint, recorded_arguments
-from fashion_lightning.checks import expect
 from fashion_lightning.datamodule import FashionMNISTDataModule
-from fashion_lightning.files import CLASSES
+from fashion_lightning.limits import (
+    check_batches,
+    check_scores,
+    check_seeds,
+    check_trainer_options,
+)
 from fashion_lightning.module import FashionMNISTClassifier
 from fashion_lightning.parser import Parser
-from fashion_lightning.runs import discard, find_checkpoint, new_run, run_of
+from fashion_lightning.runs import discard, find_checkpoint, new_folder, run_of
 from fashion_lightning.trainer import ExportingTrainer
 
 # How constructors refuse an argument. Another exception is a bug, and keeps its traceback.
@@ -77,6 +83,18 @@ class FashionLightningCLI(LightningCLI):
             type=int | None,
             default=None,
             help="Write last.ckpt also after every so many steps, not only after each epoch.",
+        )
+        self._subcommand_parsers["fit"].add_argument(
+            "--seeds",
+            type=int,
+            default=1,
+            help="Number of runs, with seeds from seed_everything on. Several get a summary.",
+        )
+        self._subcommand_parsers["fit"].add_argument(
+            "--compare_to",
+            type=str | None,
+            default=None,
+            help="A summary.json of other runs with the same seeds, to test the difference.",
         )
         self._subcommand_parsers["predict"].add_lightning_class_args(
             PredictionWriter, "predictions"
@@ -151,17 +169,11 @@ class FashionLightningCLI(LightningCLI):
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Give the trainer its run's folder, loggers and callbacks."""
-        _check_network(self.model)  # before the run has a folder
+        check_scores(self.model)  # before the run has a folder
         if self._checkpoint:
             check_weights(self.model, self._checkpoint["state_dict"])
         config = self._get(self.config_init, "trainer")
-        for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"):
-            value = config[name]  # Lightning divides by it.
-            expect(not isinstance(value, int | float) or value > 0, name, "> 0", value)
-        for name in ("log_every_n_steps", "gradient_clip_val", "min_epochs", "min_steps"):
-            expect((config[name] or 0) >= 0, name, ">= 0", config[name])
-        sanity = config.num_sanity_val_steps
-        expect(sanity is None or sanity >= -1, "num_sanity_val_steps", "an int >= -1", sanity)
+        check_trainer_options(config)
         checkpoint = self._get(self.config, "ckpt_path")
         run = run_of(Path(checkpoint)) if checkpoint else None
         begins = run is None and not config.fast_dev_run and _is_first_process()
@@ -169,7 +181,7 @@ class FashionLightningCLI(LightningCLI):
             root = Path(config.default_root_dir or "")
             there = next(folder for folder in (root, *root.parents) if folder.exists())
             try:
-                run = new_run(root) if begins else root
+                run = new_folder(root, "version") if begins else root
             except OSError as error:
                 raise ValueError(
                     "Expected `default_root_dir` to be a folder that can be written, "
@@ -177,7 +189,9 @@ class FashionLightningCLI(LightningCLI):
                 ) from error
         try:
             trainer = super().instantiate_trainer(**kwargs, **self._trainer_arguments(config, run))
-            _check_limits(trainer, self.datamodule)
+            check_batches(trainer, self.datamodule)
+            if self.subcommand == "fit":
+                check_seeds(self.config.fit, trainer)
             return trainer
         except BaseException as error:
             if begins:
@@ -260,9 +274,10 @@ class FashionLightningCLI(LightningCLI):
         if config.trainer.enable_model_summary is not False:
             ModelSummary(max_depth=-1).on_fit_start(trainer, self.model)
         if trainer.is_global_zero and not config.trainer.fast_dev_run:
-            # What was continued is no setting: the file also serves to run it all again.
+            # What was continued, or beside it, is no setting: the file serves to run it all again.
             settings = config.clone()
-            settings.ckpt_path = None
+            settings.ckpt_path = settings.compare_to = None
+            settings.seeds = 1
             text = self._parser("fit").dump(settings, skip_none=False)
             with replacing(Path(trainer.default_root_dir) / "config.yaml") as new:
                 new.write_text(text)
@@ -299,46 +314,6 @@ def _is_first_process() -> bool:
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
-def _check_network(model: FashionMNISTClassifier) -> None:
-    """Refuse a network that does not score FashionMNIST, before anything is written."""
-    classes = len(CLASSES)
-    expect(model.num_classes == classes, "num_classes", f"{classes}", model.num_classes)
-    right = f"one that turns images (N, 1, 28, 28) into logits (N, {classes})"
-    copy = deepcopy(model).eval()  # Not a bit of the network itself may change.
-    images = torch.zeros(1, 1, 28, 28)
-    try:
-        with torch.no_grad():
-            logits = copy(images)
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"Expected `network` to be {right}, but got: {error}") from error
-    shape = tuple(getattr(logits, "shape", ()))
-    expect(shape == (1, classes), "network", right, shape)
-
-
-def _check_limits(trainer: Trainer, datamodule: FashionMNISTDataModule) -> None:
-    """Refuse what Lightning refuses when the run has begun, or even trained."""
-    images = {"train": 60_000 - datamodule.val_size, "val": datamodule.val_size, "test": 10_000}
-    batches = {
-        stage: max(1, number // (datamodule.batch_size * trainer.world_size))
-        for stage, number in images.items()
-    }
-    for stage, number in batches.items():
-        name = f"limit_{stage}_batches"
-        limit = getattr(trainer, name)
-        right = f"0, or a fraction that leaves one of the {number} batches"
-        expect(isinstance(limit, int) or not 0 < limit * number < 1, name, right, limit)
-    interval, limit = trainer.val_check_interval, trainer.limit_train_batches
-    total = batches["train"]
-    number = min(total, limit) if isinstance(limit, int) else int(total * limit)
-    counts = isinstance(interval, int) and trainer.check_val_every_n_epoch is not None
-    expect(
-        not (counts and number and trainer.limit_val_batches) or interval <= number,
-        "val_check_interval",
-        f"at most the {number} training batches",
-        interval,
-    )
-
-
 def _as_list(value: Any) -> list[Any]:
     """Return what the Trainer takes as one, as several or as None."""
     if value is None:
@@ -369,7 +344,7 @@ def multiplies_bf16(accelerator: str) -> bool:
     return False
 
 
-def main(args: ArgsType = None) -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Run the command.
 
     Args:
@@ -389,9 +364,17 @@ def main(args: ArgsType = None) -> None:
         r"Experiment logs directory .* exists and is not empty",
         ".*configure_optimizers` will be overridden by",
         "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",
+        "LightningCLI's args parameter is intended to run from within Python",
     ):
         warnings.filterwarnings("ignore", message)
-    FashionLightningCLI(
+    words = sys.argv[1:] if args is None else [*args]
+    cli = _run(words)
+    if cli.subcommand == "fit" and cli.config.fit.seeds > 1:
+        _train_other_seeds(cli, words)
+
+
+def _run(words: list[str]) -> FashionLightningCLI:
+    return FashionLightningCLI(
         FashionMNISTClassifier,
         FashionMNISTDataModule,
         seed_everything_default=0,
@@ -400,5 +383,28 @@ def main(args: ArgsType = None) -> None:
         save_config_callback=None,  # `before_fit` does it.
         parser_class=Parser,
         parser_kwargs={"prog": "fashion-lightning", "version": __version__},
-        args=args,
+        args=words,
     )
+
+
+def _train_other_seeds(first: FashionLightningCLI, words: list[str]) -> None:
+    """Do with further seeds what was done with the first, and say what all of them show."""
+    from fashion_lightning import seeds  # Nothing else needs it.
+
+    config, root = first.config.fit, Path(first.trainer.default_root_dir).parent.parent
+    runs = {config.seed_everything: first.trainer.default_root_dir}
+    for seed in range(config.seed_everything + 1, config.seed_everything + config.seeds):
+        rank_zero_info(f"\nSeed {seed}: run {len(runs) + 1} of {config.seeds}")
+        one = ("--seed_everything", str(seed), "--seeds", "1", "--compare_to", "null")
+        runs[seed] = _run([*words, *one]).trainer.default_root_dir
+    reports = {
+        seed: json.loads((Path(run) / "report" / "metrics.json").read_text())
+        for seed, run in runs.items()
+    }
+    summary = {"runs": [*runs.values()], **seeds.summarize(reports)}
+    if config.compare_to:
+        other = seeds.read_summary(config.compare_to)
+        summary["comparison"] = {"with": config.compare_to, **seeds.compare(summary, other)}
+    folder = new_folder(root, "seeds")
+    seeds.write_summary(summary, folder)
+    rank_zero_info(f"\n{seeds.describe(summary)}\nThe summary's folder is {folder}.")

@@ -265,6 +265,37 @@ def samples(images: Tensor, labels: Tensor, per_class: int = 8) -> Figure:
 
 
 @style.context(_STYLE)
+def seeds(summary: Mapping[str, Any]) -> Figure:
+    """Draw the accuracy of runs that differ by their seed, and the F1 score of each class.
+
+    Args:
+        summary: What `fashion_lightning.seeds.summarize` has returned.
+    """
+    classes = summary["per_class"]
+    panels = [
+        ("test accuracy", {"all images": summary["metrics"]["test_acc"]}),
+        ("F1 score", {name: numbers["f1"] for name, numbers in classes.items()}),
+    ]
+    figure = _figure(1.6 + 0.32 * len(classes))
+    grid = figure.subplots(2, height_ratios=[1, 1.2 * len(classes)])
+    for axes, (title, rows) in zip(grid, panels, strict=True):
+        for place, number in enumerate(rows.values()):
+            low, high = number["interval"]
+            axes.plot([low, high], [place] * 2, color=_GRID, linewidth=7, solid_capstyle="butt")
+            axes.plot(number["values"], [place] * len(number["values"]), "o", color=_BLUE)
+            axes.plot(number["mean"], place, "|", color=_ORANGE, markersize=11, markeredgewidth=2)
+        axes.set_yticks(range(len(rows)), rows)
+        axes.set(xlabel=title, ylim=(len(rows) - 0.5, -0.5))
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+        axes.grid(axis="x")
+        axes.tick_params(axis="y", length=0)
+    grid[0].set_title(
+        f"{len(summary['seeds'])} seeds: points, their mean, and its 95 % interval", pad=6
+    )
+    return figure
+
+
+@style.context(_STYLE)
 def preview(
     pictures: Sequence[Image.Image], images: Tensor, probs: Tensor, names: Sequence[str]
 ) -> Figure:

@@ -6,17 +6,21 @@ from pathlib import Path
 
 def runs(root: Path) -> list[Path]:
     """Return the folders of all runs below `root`, newest first."""
-    folders = (root / "lightning_logs").glob("version_*")
-    numbered = [folder for folder in folders if folder.name.removeprefix("version_").isdigit()]
-    return sorted(numbered, key=lambda folder: int(folder.name.removeprefix("version_")))[::-1]
+    return _numbered(root, "version")
 
 
-def new_run(root: Path) -> Path:
-    """Create the folder of a new run; two processes never get the same one."""
+def _numbered(root: Path, kind: str) -> list[Path]:
+    folders = (root / "lightning_logs").glob(f"{kind}_*")
+    numbered = [f for f in folders if f.name.removeprefix(f"{kind}_").isdigit()]
+    return sorted(numbered, key=lambda f: int(f.name.removeprefix(f"{kind}_")))[::-1]
+
+
+def new_folder(root: Path, kind: str) -> Path:
+    """Create `lightning_logs/KIND_N` with the next number N; no two processes get the same one."""
     while True:
-        newest = runs(root)
-        number = int(newest[0].name.removeprefix("version_")) + 1 if newest else 0
-        folder = root / "lightning_logs" / f"version_{number}"
+        newest = _numbered(root, kind)
+        number = int(newest[0].name.removeprefix(f"{kind}_")) + 1 if newest else 0
+        folder = root / "lightning_logs" / f"{kind}_{number}"
         try:
             folder.mkdir(parents=True)
         except FileExistsError:

@@ -1,0 +1,93 @@
+"""What the command refuses before a run begins, and Lightning would refuse later, or never."""
+
+from copy import deepcopy
+
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch import Trainer
+
+from fashion_lightning import seeds
+from fashion_lightning.checks import expect
+from fashion_lightning.datamodule import FashionMNISTDataModule
+from fashion_lightning.files import CLASSES
+from fashion_lightning.module import FashionMNISTClassifier
+
+
+def check_trainer_options(config: Namespace) -> None:
+    """Refuse numbers that make no sense.
+
+    Args:
+        config: The options of the trainer.
+    """
+    for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"):
+        value = config[name]  # Lightning divides by it.
+        expect(not isinstance(value, int | float) or value > 0, name, "> 0", value)
+    for name in ("log_every_n_steps", "gradient_clip_val", "min_epochs", "min_steps"):
+        expect((config[name] or 0) >= 0, name, ">= 0", config[name])
+    sanity = config.num_sanity_val_steps
+    expect(sanity is None or sanity >= -1, "num_sanity_val_steps", "an int >= -1", sanity)
+
+
+def check_scores(model: FashionMNISTClassifier) -> None:
+    """Refuse a network that does not score FashionMNIST, before anything is written."""
+    classes = len(CLASSES)
+    expect(model.num_classes == classes, "num_classes", f"{classes}", model.num_classes)
+    right = f"one that turns images (N, 1, 28, 28) into logits (N, {classes})"
+    copy = deepcopy(model).eval()  # Not a bit of the network itself may change.
+    images = torch.zeros(1, 1, 28, 28)
+    try:
+        with torch.no_grad():
+            logits = copy(images)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"Expected `network` to be {right}, but got: {error}") from error
+    shape = tuple(getattr(logits, "shape", ()))
+    expect(shape == (1, classes), "network", right, shape)
+
+
+def check_batches(trainer: Trainer, datamodule: FashionMNISTDataModule) -> None:
+    """Refuse what Lightning refuses when the run has begun, or even trained."""
+    images = {"train": 60_000 - datamodule.val_size, "val": datamodule.val_size, "test": 10_000}
+    batches = {
+        stage: max(1, number // (datamodule.batch_size * trainer.world_size))
+        for stage, number in images.items()
+    }
+    for stage, number in batches.items():
+        name = f"limit_{stage}_batches"
+        limit = getattr(trainer, name)
+        right = f"0, or a fraction that leaves one of the {number} batches"
+        expect(isinstance(limit, int) or not 0 < limit * number < 1, name, right, limit)
+    interval, limit = trainer.val_check_interval, trainer.limit_train_batches
+    total = batches["train"]
+    number = min(total, limit) if isinstance(limit, int) else int(total * limit)
+    counts = isinstance(interval, int) and trainer.check_val_every_n_epoch is not None
+    expect(
+        not (counts and number and trainer.limit_val_batches) or interval <= number,
+        "val_check_interval",
+        f"at most the {number} training batches",
+        interval,
+    )
+
+
+def check_seeds(config: Namespace, trainer: Trainer) -> None:
+    """Refuse several runs where one would be fine.
+
+    Args:
+        config: The options of `fit`.
+        trainer: That of the first run.
+    """
+    number, seed = config.seeds, config.seed_everything
+    expect(number >= 1, "seeds", "an int >= 1", number)
+    if number == 1:
+        expect(config.compare_to is None, "compare_to", "given with `seeds`", config.compare_to)
+        return
+    expect(config.ckpt_path is None, "ckpt_path", "absent with `seeds`", config.ckpt_path)
+    expect(config.test_after_fit, "test_after_fit", "true with `seeds`", False)
+    expect(not config.trainer.fast_dev_run, "fast_dev_run", "absent with `seeds`", True)
+    expect(trainer.world_size == 1, "seeds", f"1 with {trainer.world_size} processes", number)
+    expect(seed is not False, "seed_everything", "an int with `seeds`", seed)
+    expect(seed + number <= 2**32, "seeds", f"at most {2**32 - seed}", number)
+    if config.compare_to:
+        known = seeds.read_summary(config.compare_to)["seeds"]
+        both = {*known} & {*range(seed, seed + number)}
+        right = f"a summary with two of the seeds {seed} ... {seed + number - 1}"
+        expect(len(both) >= 2, "compare_to", right, known)

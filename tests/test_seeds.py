@@ -1,0 +1,136 @@
+"""What several seeds say together, against NumPy and SciPy; and the command that trains them."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Command
+from matplotlib.text import Text
+from PIL import Image
+from scipy import stats
+
+from fashion_lightning import CLASSES
+from fashion_lightning.plotting import seeds as draw
+from fashion_lightning.seeds import compare, describe, read_summary, summarize
+
+METRICS = ("test_acc", "test_loss", "test_f1", "test_ece")
+
+
+def reports(seeds: list[int], source: int) -> dict[int, dict[str, Any]]:
+    """Random reports."""
+    random = np.random.default_rng(source)
+    return {
+        seed: {
+            **{name: random.normal(0.9, 0.01) for name in METRICS},
+            "per_class": {
+                name: {kind: random.uniform(0.8, 1) for kind in ("precision", "recall", "f1")}
+                for name in CLASSES
+            },
+        }
+        for seed in seeds
+    }
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 30])
+def test_a_summary_agrees_with_numpy_and_scipy(n: int) -> None:
+    runs = reports([*range(n)], source=n)
+    summary = summarize(runs)
+    numbers = [
+        (summary["metrics"]["test_loss"], [run["test_loss"] for run in runs.values()]),
+        (
+            summary["per_class"]["Coat"]["recall"],
+            [run["per_class"]["Coat"]["recall"] for run in runs.values()],
+        ),
+    ]
+    for number, values in numbers:
+        assert number["values"] == values
+        assert number["mean"] == pytest.approx(np.mean(values), rel=1e-12)
+        assert number["std"] == pytest.approx(np.std(values, ddof=1), rel=1e-9)
+        expected = stats.t.interval(0.95, n - 1, loc=np.mean(values), scale=stats.sem(values))
+        assert number["interval"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_runs_are_compared_seed_by_seed() -> None:
+    ours, theirs = summarize(reports([0, 1, 2, 3, 4], 1)), summarize(reports([9, 4, 2, 1, 0], 2))
+    comparison = compare(ours, theirs)
+    assert comparison["seeds"] == [0, 1, 2, 4]
+    a, b = (each["metrics"]["test_acc"]["values"] for each in (ours, theirs))
+    differences = np.array([a[0] - b[4], a[1] - b[3], a[2] - b[2], a[4] - b[1]])
+    found = comparison["metrics"]["test_acc"]
+    test = stats.ttest_1samp(differences, 0)
+    assert found["difference"] == pytest.approx(differences.mean())
+    assert found["p_value"] == pytest.approx(test.pvalue)
+    assert found["interval"] == pytest.approx([*test.confidence_interval(0.95)])
+
+
+def test_what_is_the_same_does_not_differ() -> None:
+    summary = summarize(reports([0, 1, 2], 1))
+    for number in compare(summary, summary)["metrics"].values():
+        assert number == {"difference": 0, "interval": [0, 0], "p_value": 1}
+
+
+def test_one_seed_has_no_spread() -> None:
+    with pytest.raises(ValueError, match="Expected `reports` to be those of two seeds or more"):
+        summarize(reports([0], 0))
+    summary = summarize(reports([0, 1], 0))
+    with pytest.raises(ValueError, match=r"two of the same seeds, but got \[1, 2\]"):
+        compare(summary, summarize(reports([1, 2], 0)))
+
+
+def test_a_summary_is_described_and_drawn() -> None:
+    summary = summarize(reports([0, 1, 2], 1))
+    text = describe({**summary, "comparison": {"with": "x.json", **compare(summary, summary)}})
+    assert f"test_acc{summary['metrics']['test_acc']['mean']:.4f}" in text.replace(" ", "")
+    assert "3 pairs with x.json" in text
+    shown = {text.get_text() for text in draw(summary).findobj(Text)}
+    assert {*CLASSES} <= shown
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"seeds": [0], "metrics": {"test_acc": 1}}'])
+def test_a_file_that_is_no_summary_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(ValueError, match=r"summary\.json of `fit --seeds`, but .* something else"):
+        read_summary(tmp_path / "x.json")
+
+
+def test_the_command_trains_several_seeds(
+    command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    said: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    short = (
+        *("--trainer.max_epochs", "1", "--trainer.limit_train_batches", "3"),
+        *("--trainer.limit_val_batches", "2", "--trainer.limit_test_batches", "2"),
+    )
+    command("fit", *short, "--seed_everything", "7", "--seeds", "2")
+    logs = tmp_path / "lightning_logs"
+    summary = json.loads((logs / "seeds_0" / "summary.json").read_text())
+    assert summary["seeds"] == [7, 8]
+    for number, value in enumerate(summary["metrics"]["test_acc"]["values"]):
+        report = json.loads((logs / f"version_{number}" / "report" / "metrics.json").read_text())
+        assert report["test_acc"] == value
+    with (logs / "seeds_0" / "summary.csv").open(newline="") as file:
+        assert [row["seed"] for row in csv.DictReader(file)] == ["7", "8"]
+    with Image.open(logs / "seeds_0" / "summary.png") as picture:
+        assert picture.format == "PNG"
+    assert "The summary's folder is lightning_logs/seeds_0." in said.text
+
+    # A run among several is the run that its own config file describes.
+    config = str(logs / "version_1" / "config.yaml")
+    command("fit", "--config", config, "--trainer.default_root_dir", str(tmp_path))
+    weights = [
+        torch.load(logs / f"version_{number}" / "checkpoints" / "best.ckpt", weights_only=True)
+        for number in (0, 1, 2)
+    ]
+    for name, tensor in weights[1]["state_dict"].items():
+        assert torch.equal(tensor, weights[2]["state_dict"][name])
+    assert not all(
+        torch.equal(tensor, weights[0]["state_dict"][name])
+        for name, tensor in weights[1]["state_dict"].items()
+    )
