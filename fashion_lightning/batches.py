@@ -20,6 +20,8 @@ from fashion_lightning.checks import expect
 class Batches:
     """An iterable of batches ``(images float32 (B, 1, 28, 28) in [0, 1], labels int64 (B,))``.
 
+    With `targets`, a training batch has a third part, those of its images as they are augmented.
+
     With `seed` it serves training: every iteration is one epoch in an order of its own, augmented,
     and a last incomplete batch is left out, so that all steps weigh the same. Without, it serves
     evaluation: every image once, in order, unchanged.
@@ -41,6 +43,7 @@ class Batches:
         horizontal_flip: Probability that a training image is mirrored, in [0, 1].
         shift: Training images are moved by up to so many pixels, each direction by itself, filled
             with black; in 0 ... 27.
+        targets: What belongs to each of the `views` of the images, ``(*views.shape[:3], C)``.
         rank: Number of this process.
         world_size: Number of processes.
 
@@ -58,6 +61,7 @@ class Batches:
         seed: int | None = None,
         horizontal_flip: float = 0.0,
         shift: int = 0,
+        targets: Tensor | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -69,6 +73,7 @@ class Batches:
         self.seed = seed
         self.horizontal_flip = horizontal_flip
         self.shift = shift
+        self.targets = targets
         self.rank = rank
         self.world_size = world_size
         self._epoch = 0  # of the iteration that is running, or of the first
@@ -82,11 +87,7 @@ class Batches:
                 f"{world_size} process{'es' if world_size > 1 else ''})",
                 batch_size,
             )
-            # All that augmentation makes of an image is a view of it, padded, or of its mirror.
-            padded = F.pad(images, (shift,) * 4)
-            both = torch.cat([padded, padded.flip(-1)]) if horizontal_flip else padded
-            self._views = both.unfold(1, images.shape[1], 1).unfold(2, images.shape[2], 1)
-
+            self._views = views(images, horizontal_flip, shift)
             self._collected = torch.empty_like(images)
 
     def __len__(self) -> int:
@@ -97,19 +98,19 @@ class Batches:
         step = self.batch_size * self.world_size
         return max(1, len(range(self.rank * self.batch_size, num_images, step)))
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[Any]:
         """Run through one epoch; each further iteration is the next epoch."""
         # A generator: nothing of this happens before the first batch is asked for, so Lightning
         # may call iter() more often than it runs through an epoch.
         if not self._resuming:
             self._epoch, self._cut = self._epoch + 1, 0
         self._resuming = False
-        images, labels = self.dataset.tensors if self.seed is None else self._shuffled()
+        images, *others = self.dataset.tensors if self.seed is None else self._shuffled()
         while self._cut < len(self):
             first = self.first_index(self._cut)
             self._cut += 1
             rows = slice(first, first + self.batch_size)
-            yield images[rows].unsqueeze(1).float().div_(255), labels[rows]
+            yield images[rows].unsqueeze(1).float().div_(255), *(part[rows] for part in others)
 
     @property
     def batch_sampler(self) -> SimpleNamespace:
@@ -125,8 +126,8 @@ class Batches:
         """Return the place, in the order of the epoch, of the first image of a batch."""
         return (batch_idx * self.world_size + self.rank) * self.batch_size
 
-    def _shuffled(self) -> tuple[Tensor, Tensor]:
-        """Return all images and labels in the running epoch's order, augmented.
+    def _shuffled(self) -> tuple[Tensor, ...]:
+        """Return all images, labels and targets in the running epoch's order, augmented.
 
         Collecting them once an epoch leaves next to nothing to do for each batch.
         """
@@ -138,13 +139,16 @@ class Batches:
         order = torch.randperm(num_images, generator=generator)
         flip = torch.rand(num_images, generator=generator) < self.horizontal_flip
         source = (order + num_images * flip).to(device)
+        offsets = torch.zeros(2, num_images, dtype=torch.int64, device=device)
         if self.shift:
-            offsets = torch.randint(2 * self.shift + 1, (2, num_images), generator=generator)
-            images = self._views[(source, *offsets.to(device))]
+            drawn = torch.randint(2 * self.shift + 1, (2, num_images), generator=generator)
+            offsets = drawn.to(device)
+            images = self._views[(source, *offsets)]
         else:  # The same, but copies an image at once.
-            views, images = self._views[:, 0, 0], self._collected
-            torch.index_select(views, 0, source, out=images)
-        return images, labels[order.to(device)]
+            images = self._collected
+            torch.index_select(self._views[:, 0, 0], 0, source, out=images)
+        targets = () if self.targets is None else (self.targets[(source, *offsets)],)
+        return images, labels[order.to(device)], *targets
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the iteration stands; Lightning keeps it in every checkpoint."""
@@ -168,3 +172,20 @@ class Batches:
             "images, where the checkpoint was written",
             self.batch_size,
         )
+
+
+def views(images: Tensor, horizontal_flip: float, shift: int) -> Tensor:
+    """Return all that augmentation can make of images, without a copy of each.
+
+    Args:
+        images: ``(N, 28, 28)``.
+        horizontal_flip: Probability that an image is mirrored; 0 leaves the mirrored ones out.
+        shift: By how many pixels images are moved.
+
+    Returns:
+        ``(N or 2 N, 2 * shift + 1, 2 * shift + 1, 28, 28)``: images, then their mirrors, each at
+        each place. It is a view of them, padded.
+    """
+    padded = F.pad(images, (shift,) * 4)
+    both = torch.cat([padded, padded.flip(-1)]) if horizontal_flip else padded
+    return both.unfold(1, images.shape[1], 1).unfold(2, images.shape[2], 1)

@@ -9,6 +9,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from typing_extensions import override
 
 from fashion_lightning.atomic import replacing
+from fashion_lightning.checkpoints import read_checkpoint
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -36,3 +37,22 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         torch.save(checkpoint, content)
         with replacing(Path(path)) as new:
             new.write_bytes(content.getbuffer())
+
+    @override
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint, or what ``export --format safetensors`` has written.
+
+        Args:
+            path: The file.
+            map_location: Where to put a checkpoint's tensors. None: where they were.
+            weights_only: Not used: always True.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If a ``.safetensors`` file is none that `export` has written.
+        """
+        if Path(path).suffix == ".safetensors":
+            return read_checkpoint(path)
+        return super().load_checkpoint(path, map_location, weights_only=True)

@@ -4,23 +4,28 @@ A checkpoint may come from anywhere. PyTorch reads plain values and tensors only
 is used, too: Lightning would import and build whatever class a checkpoint names as its network.
 """
 
+import json
 import zipfile
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import IO, Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from fashion_lightning.network import MLP, ConvNet
 
+_RECORDED = ("network", "hyperparameters")  # by `export`, as JSON in a file's metadata
+
 
 def read_checkpoint(file: str | Path | IO[bytes], *, continues: bool = False) -> dict[str, Any]:
-    """Read a checkpoint of FashionMNISTClassifier.
+    """Read a checkpoint of FashionMNISTClassifier, or a ``.safetensors`` file exported from one.
 
     Args:
-        file: Its path, or the file itself, which is left where it was.
+        file: Its path, or the file itself (of a checkpoint), which is left where it was.
         continues: Whether training shall go on with it, which needs more than the weights.
 
     Returns:
@@ -33,7 +38,10 @@ def read_checkpoint(file: str | Path | IO[bytes], *, continues: bool = False) ->
     """
     path = file if isinstance(file, str | Path) else None
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        if path and Path(path).suffix == ".safetensors":
+            content = _read_safetensors(path)
+        else:
+            content = torch.load(file, map_location="cpu", weights_only=True)
         if not isinstance(file, str | Path):
             file.seek(0)
     except FileNotFoundError:
@@ -43,7 +51,7 @@ def read_checkpoint(file: str | Path | IO[bytes], *, continues: bool = False) ->
         reason = (
             "holds more than plain values and tensors, and might run code"
             if is_whole
-            else "is damaged, or no file of PyTorch"
+            else "is damaged, or no file of PyTorch, or of `export --format safetensors`"
         )
         raise _refusal(path, reason) from error
     groups = ("hyper_parameters", "state_dict", *(("optimizer_states",) if continues else ()))
@@ -55,6 +63,22 @@ def read_checkpoint(file: str | Path | IO[bytes], *, continues: bool = False) ->
         if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
             raise _refusal(path, f"holds {group} without names")
     return dict(content)
+
+
+def _read_safetensors(path: str | Path) -> dict[str, Any]:
+    """Bring what `export` has written into a checkpoint's form."""
+    with safe_open(path, framework="pt") as file:
+        recorded = {name: json.loads(file.metadata()[name]) for name in _RECORDED}
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+    return {
+        "state_dict": weights,
+        "hyper_parameters": {
+            **recorded["hyperparameters"],
+            "network": recorded["network"],
+            "_instantiator": "lightning.pytorch.cli.instantiate_module",
+        },
+        "pytorch-lightning_version": version("lightning"),
+    }
 
 
 def _refusal(path: str | Path | None, reason: str) -> ValueError:
@@ -88,6 +112,18 @@ def check_network(content: dict[str, Any]) -> None:
         raise ValueError(
             f"Expected the arguments of the checkpoint's network to be ints, but got {init_args}."
         )
+
+
+def build_network(content: dict[str, Any]) -> nn.Module:
+    """Build the network, one of this package's, that a checkpoint names.
+
+    Raises:
+        ValueError: If it is another one.
+    """
+    check_network(content)
+    recorded = content["hyper_parameters"]["network"]
+    networks = {network.__name__: network for network in (MLP, ConvNet)}
+    return networks[recorded["class_path"].rpartition(".")[2]](**recorded["init_args"])
 
 
 def recorded_arguments(content: dict[str, Any], *, network: bool) -> dict[str, Any]:

@@ -39,6 +39,7 @@ from fashion_lightning.limits import (
     check_batches,
     check_scores,
     check_seeds,
+    check_teacher,
     check_trainer_options,
 )
 from fashion_lightning.module import FashionMNISTClassifier
@@ -174,6 +175,8 @@ class FashionLightningCLI(LightningCLI):
             check_weights(self.model, self._checkpoint["state_dict"])
         config = self._get(self.config_init, "trainer")
         check_trainer_options(config)
+        if self.subcommand == "fit":
+            check_teacher(self.datamodule)
         checkpoint = self._get(self.config, "ckpt_path")
         run = run_of(Path(checkpoint)) if checkpoint else None
         begins = run is None and not config.fast_dev_run and _is_first_process()

@@ -2,6 +2,8 @@
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import nullcontext
+from itertools import product
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,7 @@ from torch.utils.data import TensorDataset
 from typing_extensions import override
 
 from fashion_lightning import files
-from fashion_lightning.batches import Batches
+from fashion_lightning.batches import Batches, views
 from fashion_lightning.checks import expect
 
 if TYPE_CHECKING:
@@ -64,6 +66,11 @@ class FashionMNISTDataModule(LightningDataModule):
         split_seed: What the validation split is drawn from; the global seed has no part in it.
         horizontal_flip: Probability that a training image is mirrored, in [0, 1].
         shift: Training images are moved by up to so many pixels in each direction, in 0 ... 27.
+        teacher: Checkpoint of a trained `FashionMNISTClassifier`, or ``pretrained:convnet``, which
+            comes with this package. Training batches get a third part: its calibrated logits,
+            ``(B, num_classes)``, for the images as they are augmented. It answers once, when
+            training begins, for all views that augmentation can make: twice
+            ``(2 * shift + 1) ** 2`` for each image.
         mirrors: Base URLs from which missing files are downloaded, in this order, before the copy
             in the package is taken. ``[]`` leaves the network alone.
         images: What the predict stage serves instead of the test images: a photograph (PNG, JPEG or
@@ -94,6 +101,7 @@ class FashionMNISTDataModule(LightningDataModule):
         split_seed: int = 0,
         horizontal_flip: float = 0.15,
         shift: int = 0,
+        teacher: str | Path | None = None,
         mirrors: Sequence[str] = files.MIRRORS,
         images: str | Path | None = None,
         preview: str | Path | None = None,
@@ -125,10 +133,12 @@ class FashionMNISTDataModule(LightningDataModule):
         self.split_seed = split_seed
         self.horizontal_flip = horizontal_flip
         self.shift = shift
+        self.teacher = teacher
         self.mirrors = mirrors
         self.preview = preview
         self._photos = _find_images(images)
         self._split_digest: str | None = None  # known once `setup` has read the training images
+        self._targets: Tensor | None = None  # the teacher's, of the training images' views
         self._train_batches: Batches | None = None
         self._interrupted: dict[str, Any] | None = None  # state of an epoch that is to go on
 
@@ -161,6 +171,8 @@ class FashionMNISTDataModule(LightningDataModule):
         trainer = self.trainer
         if trainer and trainer.overfit_batches:  # type: ignore[attr-defined]
             return self._batches(self.train_set)  # The same few in every epoch.
+        if self.teacher and self._targets is None:
+            self._targets = self._ask(self.teacher)
         # Processes that were seeded differently must still agree on the order.
         seed = torch.initial_seed()
         self._train_batches = self._batches(
@@ -168,6 +180,7 @@ class FashionMNISTDataModule(LightningDataModule):
             seed=trainer.strategy.broadcast(seed) if trainer else seed,
             horizontal_flip=self.horizontal_flip,
             shift=self.shift,
+            targets=self._targets,
         )
         # Lightning keeps the state of batches, too, but misses to restore it if a module has asked
         # for `estimated_stepping_batches`, as those with a schedule do.
@@ -219,12 +232,37 @@ class FashionMNISTDataModule(LightningDataModule):
                 "images leak, validation may hold what it was trained on."
             )
 
+    def _ask(self, teacher: str | Path) -> Tensor:
+        """Return a teacher's logits of all views of the training images, computed once."""
+        from fashion_lightning.module import FashionMNISTClassifier  # Few runs have a teacher.
+
+        device, images = self._device(), self.train_set.tensors[0]
+        kind, _, name = str(teacher).partition(":")
+        classifier = (
+            FashionMNISTClassifier.from_pretrained(name)
+            if kind == "pretrained"
+            else FashionMNISTClassifier.load_from_checkpoint(teacher).eval()
+        ).to(device)
+        all_views = views(images.to(device), self.horizontal_flip, self.shift)
+        logits = torch.empty(*all_views.shape[:3], classifier.num_classes, device=device)
+        num_views = logits[..., 0].numel()
+        rank_zero_info(f"The teacher answers for {num_views:,} views of the training images.")
+        plugin = self.trainer.precision_plugin if self.trainer else None
+        with torch.no_grad(), plugin.forward_context() if plugin else nullcontext():
+            for first in range(0, len(logits), 1000):
+                rows = slice(first, first + 1000)
+                for y, x in product(range(logits.shape[1]), range(logits.shape[2])):
+                    logits[rows, y, x] = classifier(all_views[rows, y, x].unsqueeze(1) / 255)
+        return logits
+
     def _batches(self, dataset: TensorDataset, **training: Any) -> Batches:
-        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        images, labels = (tensor.to(device) for tensor in dataset.tensors)
+        images, labels = (tensor.to(self._device()) for tensor in dataset.tensors)
         return Batches(images, labels, **self._share(), **training)
 
-    def _share(self) -> dict[str, int]:
+    def _device(self) -> torch.device:
+        return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+
+    def _share(self) -> dict[str, Any]:
         """Return the size of batches, and which of them are this process's."""
         trainer = self.trainer
         return {

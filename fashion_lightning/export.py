@@ -36,7 +36,7 @@ ENDINGS: dict[Format, str] = {
 }
 """How files of each format usually end."""
 
-_PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "safetensors": ("safetensors",)}
+_PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
 _TOLERANCE = 1e-5  # of probabilities in float32; what was measured is below 1e-6.
 
 _Answer = Callable[[Tensor], Tensor]  # images in, probabilities out

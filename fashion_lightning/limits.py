@@ -1,16 +1,19 @@
 """What the command refuses before a run begins, and Lightning would refuse later, or never."""
 
 from copy import deepcopy
+from pathlib import Path
 
 import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 
 from fashion_lightning import seeds
+from fashion_lightning.checkpoints import check_network, read_checkpoint
 from fashion_lightning.checks import expect
 from fashion_lightning.datamodule import FashionMNISTDataModule
 from fashion_lightning.files import CLASSES
 from fashion_lightning.module import FashionMNISTClassifier
+from fashion_lightning.pretrained import pretrained
 
 
 def check_trainer_options(config: Namespace) -> None:
@@ -66,6 +69,18 @@ def check_batches(trainer: Trainer, datamodule: FashionMNISTDataModule) -> None:
         f"at most the {number} training batches",
         interval,
     )
+
+
+def check_teacher(datamodule: FashionMNISTDataModule) -> None:
+    """Refuse a teacher that cannot be loaded."""
+    teacher = datamodule.teacher
+    kind, _, name = str(teacher).partition(":")
+    if kind == "pretrained":
+        pretrained(name)
+    elif teacher is not None:
+        right = "a checkpoint file, or pretrained:NAME"
+        expect(Path(teacher).is_file(), "teacher", right, str(teacher))
+        check_network(read_checkpoint(teacher))
 
 
 def check_seeds(config: Namespace, trainer: Trainer) -> None:

@@ -18,10 +18,16 @@ from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import Self, override
 
 from fashion_lightning.calibration import fit_temperature
-from fashion_lightning.checkpoints import check_network, check_weights, read_checkpoint
+from fashion_lightning.checkpoints import (
+    build_network,
+    check_network,
+    check_weights,
+    read_checkpoint,
+)
 from fashion_lightning.checks import expect
 from fashion_lightning.evaluation import Batch, collect, gather, metrics
 from fashion_lightning.network import MLP, check_floating_point
+from fashion_lightning.pretrained import pretrained
 
 
 def lr_factor(step: int, total_steps: int, warmup: float) -> float:
@@ -37,6 +43,22 @@ def lr_factor(step: int, total_steps: int, warmup: float) -> float:
     """
     position, peak = (step + 1) / (total_steps + 1), max(warmup, 1 / (total_steps + 1))
     return position / peak if position <= peak else max(0.0, (1 - position) / (1 - peak))
+
+
+def distillation_loss(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Measure how far from a teacher's probabilities the student's are, both softened.
+
+    Args:
+        logits: The student's, ``(N, num_classes)``.
+        teacher: The teacher's, ``(N, num_classes)``.
+        temperature: By which both are divided, > 0.
+
+    Returns:
+        The mean cross-entropy, a scalar, times the squared temperature, which keeps gradients of
+        the same size. Source: Hinton et al. 2015, section 2, https://arxiv.org/abs/1503.02531
+    """
+    targets = (teacher / temperature).softmax(dim=1)
+    return F.cross_entropy(logits / temperature, targets) * temperature**2
 
 
 class FashionMNISTClassifier(LightningModule):
@@ -70,6 +92,10 @@ class FashionMNISTClassifier(LightningModule):
         label_smoothing_power: Power with which it decays, >= 0: after a fraction t of the run's
             steps, `label_smoothing` times (1 - t) to this power remains. Smoothing for good makes a
             network that no temperature calibrates. 0: it stays, as it does in a run without an end.
+        teacher_temperature: If batches bring a teacher's logits, as those of a datamodule with
+            `teacher` do, its classes' probabilities at this temperature, > 0, are what training
+            aims at, without smoothing; the labels only count for the accuracy.
+            Source: Hinton et al. 2015, https://arxiv.org/abs/1503.02531
         mean: Mean of the pixels, subtracted. The default is that of the 60,000 training images.
         std: Standard deviation of the pixels, > 0, divided by. Default likewise.
         compile_network: Whether training runs through `torch.compile`, which takes its time at the
@@ -101,6 +127,7 @@ class FashionMNISTClassifier(LightningModule):
         warmup: float = 0.1,
         label_smoothing: float = 0.1,
         label_smoothing_power: float = 3.0,
+        teacher_temperature: float = 2.0,
         mean: float = 0.2860,
         std: float = 0.3530,
         compile_network: bool = False,
@@ -118,6 +145,12 @@ class FashionMNISTClassifier(LightningModule):
             "label_smoothing_power",
             "a finite number >= 0",
             label_smoothing_power,
+        )
+        expect(
+            0 < teacher_temperature < math.inf,
+            "teacher_temperature",
+            "a finite number > 0",
+            teacher_temperature,
         )
         expect(math.isfinite(mean), "mean", "a finite number", mean)
         expect(0 < std < math.inf, "std", "a finite number > 0", std)
@@ -143,6 +176,7 @@ class FashionMNISTClassifier(LightningModule):
         self.warmup = warmup
         self.label_smoothing = label_smoothing
         self.label_smoothing_power = label_smoothing_power
+        self.teacher_temperature = teacher_temperature
         self.compile_network = compile_network
         self._compiled_forward: Callable[[Tensor], Tensor] | None = None  # while it trains
         self.register_buffer("mean", torch.tensor(mean))
@@ -195,6 +229,31 @@ class FashionMNISTClassifier(LightningModule):
         return super().load_from_checkpoint(
             checkpoint_path, map_location, hparams_file, strict, weights_only=True, **kwargs
         )
+
+    @classmethod
+    def from_pretrained(cls, name: str, **kwargs: Any) -> Self:
+        """Build a trained classifier that comes with this package.
+
+        Args:
+            name: ``mlp`` or ``convnet``.
+            **kwargs: Hyperparameters to take instead.
+
+        Returns:
+            The classifier, in eval mode.
+
+        Raises:
+            ValueError: If there is none of this name, or the installed file is damaged.
+
+        Example:
+            >>> classifier = FashionMNISTClassifier.from_pretrained("mlp")
+            >>> probs = classifier(torch.zeros(1, 28, 28)).softmax(dim=1)
+        """
+        content = read_checkpoint(pretrained(name))
+        recorded = content["hyper_parameters"]
+        others = {key: recorded[key] for key in recorded if key not in ("network", "_instantiator")}
+        classifier = cls(build_network(content), **{**others, **kwargs})
+        classifier.load_state_dict(content["state_dict"])
+        return classifier.eval()
 
     @override
     def __setattr__(self, name: str, value: Any) -> None:
@@ -265,12 +324,21 @@ class FashionMNISTClassifier(LightningModule):
         }
 
     @override
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the loss of a training batch, a scalar."""
-        logits = self._step(batch, "train")
-        remaining = max(0.0, 1 - self.global_step / self._total_steps)
-        smoothing = self.label_smoothing * remaining**self.label_smoothing_power
-        loss = F.cross_entropy(logits, batch[1], label_smoothing=smoothing)
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the loss of a training batch, a scalar.
+
+        Args:
+            batch: Images, labels and, if there is a teacher, its logits, ``(N, num_classes)``.
+            batch_idx: Not used.
+        """
+        images, labels, *teacher = batch
+        logits = self._step((images, labels), "train")
+        if teacher:
+            loss = distillation_loss(logits, teacher[0], self.teacher_temperature)
+        else:
+            remaining = max(0.0, 1 - self.global_step / self._total_steps)
+            smoothing = self.label_smoothing * remaining**self.label_smoothing_power
+            loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
         self._losses.append(loss.detach())
         # Logging every step would cost more than the step's arithmetic is worth watching.
         interval = getattr(self.trainer, "log_every_n_steps", 0)

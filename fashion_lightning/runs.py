@@ -3,6 +3,8 @@
 from contextlib import suppress
 from pathlib import Path
 
+from fashion_lightning.pretrained import pretrained
+
 
 def runs(root: Path) -> list[Path]:
     """Return the folders of all runs below `root`, newest first."""
@@ -42,14 +44,18 @@ def find_checkpoint(root: Path, ckpt_path: str | None) -> Path:
 
     Args:
         root: The folder below which the runs are.
-        ckpt_path: ``best`` or ``last`` of the newest run that has one, or a file.
+        ckpt_path: ``best`` or ``last`` of the newest run that has one, ``pretrained:mlp`` or
+            ``pretrained:convnet``, or a file.
 
     Returns:
         The file.
 
     Raises:
         FileNotFoundError: If there is none, or `ckpt_path` is None; says which there are.
+        ValueError: If no trained network of that name comes with the package.
     """
+    if ckpt_path and ckpt_path.startswith("pretrained:"):
+        return pretrained(ckpt_path.removeprefix("pretrained:"))
     known = [path for run in runs(root) for path in sorted((run / "checkpoints").glob("*.ckpt"))]
     if ckpt_path in ("best", "last"):
         matches = [path for path in known if path.stem == ckpt_path]
@@ -59,7 +65,7 @@ def find_checkpoint(root: Path, ckpt_path: str | None) -> Path:
         return Path(ckpt_path)
     there = "\n  ".join(map(str, known)) if known else "none; `fashion-lightning fit` makes them"
     raise FileNotFoundError(
-        "Expected `ckpt_path` to be best, last or a checkpoint file, "
+        "Expected `ckpt_path` to be best, last, pretrained:NAME or a checkpoint file, "
         f"but got {ckpt_path}. Checkpoints below {root / 'lightning_logs'}:\n  {there}"
     )
 

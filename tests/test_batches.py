@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 import torchvision.transforms.v2.functional as tv
@@ -178,6 +180,6 @@ def test_loops_of_the_tutorial_find_the_size_of_the_dataset() -> None:
         ({"batch_size": 1, "shift": 28}, "Expected `shift` to be an int in .* got 28"),
     ],
 )
-def test_senseless_arguments_are_refused(arguments: dict[str, int], message: str) -> None:
+def test_senseless_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Batches(IMAGES, LABELS, **arguments)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision import transforms
 from torchvision.datasets import FashionMNIST
 
-from fashion_lightning import FashionMNISTDataModule
+from fashion_lightning import FashionMNISTClassifier, FashionMNISTDataModule
 from fashion_lightning.batches import Batches
 from fashion_lightning.datamodule import split_indices
 
@@ -117,6 +117,33 @@ def test_the_training_order_follows_the_global_seed(data_dir: Path) -> None:
 
     assert first_labels(0) == first_labels(0)
     assert first_labels(0) != first_labels(1)
+
+
+class Few(FashionMNISTDataModule):
+    """A thousand training images."""
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        images, labels = self.train_set.tensors
+        self.train_set.tensors = images[:1000], labels[:1000]
+
+
+@pytest.mark.parametrize(("flip", "shift"), [(0.5, 1), (0, 2), (0.3, 0)])
+def test_a_teachers_answers_are_for_the_images_as_they_are(
+    flip: float, shift: int, trained: Path, data_dir: Path
+) -> None:
+    teacher = trained / "checkpoints" / "best.ckpt"
+    datamodule = Few(
+        data_dir, mirrors=[], teacher=teacher, horizontal_flip=flip, shift=shift, batch_size=250
+    )
+    datamodule.setup("fit")
+    classifier = FashionMNISTClassifier.load_from_checkpoint(teacher).eval()
+    loader = datamodule.train_dataloader()
+    for images, labels, logits in [*loader, *loader]:  # two epochs
+        assert labels.shape == (250,)
+        with torch.no_grad():
+            assert torch.allclose(logits, classifier(images), atol=1e-5)
+    assert all(len(batch) == 2 for batch in datamodule.val_dataloader())
 
 
 def test_augmentation_is_for_training_only(data_dir: Path) -> None:

@@ -3,9 +3,11 @@ from shutil import which
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
+from scipy import special
 from sklearn import metrics as sklearn
 from torch import Tensor, nn
 from torch import _dynamo as dynamo
@@ -13,7 +15,7 @@ from torch._dynamo.utils import counters
 from torch.utils.data import DataLoader, TensorDataset
 
 from fashion_lightning import MLP, ConvNet, FashionMNISTClassifier, FashionMNISTDataModule
-from fashion_lightning.module import lr_factor
+from fashion_lightning.module import distillation_loss, lr_factor
 
 
 def quiet_trainer(folder: Path, **arguments: Any) -> pl.Trainer:
@@ -75,6 +77,24 @@ def test_fit_equals_a_plain_loop_bit_for_bit(
         plain.step()
     for ours, theirs in zip(classifier.network.parameters(), network.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_a_student_aims_at_its_teachers_probabilities(tmp_path: Path) -> None:
+    """The loss is that of Hinton et al.: its gradient is the softened probabilities' difference."""
+    student, teacher = torch.randn(2, 40, 10, dtype=torch.float64)
+    student.requires_grad_()
+    loss = distillation_loss(student, teacher, temperature=3.0)
+    (gradient,) = torch.autograd.grad(loss, student)
+    difference = special.softmax(student.detach() / 3, 1) - special.softmax(teacher / 3, 1)
+    np.testing.assert_allclose(gradient, 3 * difference / 40, atol=1e-12)
+
+    classifier = FashionMNISTClassifier(teacher_temperature=3.0)
+    images, labels, logits = torch.rand(8, 1, 28, 28), torch.arange(8), torch.randn(8, 10)
+    before = distillation_loss(classifier(images), logits, 3.0).item()
+    trainer = quiet_trainer(tmp_path, max_epochs=1, log_every_n_steps=1)
+    batches = [(images, labels, logits)], [(images, labels)]
+    trainer.fit(classifier, *(DataLoader(each, batch_size=None) for each in batches))  # type: ignore[arg-type]
+    assert trainer.callback_metrics["train_loss"] == pytest.approx(before, rel=1e-5)
 
 
 def test_the_same_seed_gives_the_same_weights(tmp_path: Path, data_dir: Path) -> None:
@@ -284,6 +304,7 @@ def test_integer_images_are_refused_before_they_are_normalised() -> None:
         ({"beta2": 1}, "Expected `beta2` to be .* got 1"),
         ({"warmup": 1.1}, "Expected `warmup` to be .* got 1.1"),
         ({"label_smoothing": 1}, "Expected `label_smoothing` to be .* got 1"),
+        ({"teacher_temperature": 0}, "Expected `teacher_temperature` to be .* > 0, but got 0"),
         ({"label_smoothing_power": -1}, "Expected `label_smoothing_power` to be .* got -1"),
         ({"std": 0}, "Expected `std` to be .* got 0"),
     ],

@@ -50,6 +50,8 @@ MODEL: list[Case] = [
     ("fit --model.label_smoothing_power -1", ("to be a finite number >= 0, but got -1.0.",)),
     ("fit --model.label_smoothing_power .inf", ("to be a finite number >= 0, but got inf.",)),
     ("fit --model.label_smoothing_power x", ("smoothing_power` to be a number, but got x.",)),
+    ("fit --model.teacher_temperature 0", ("to be a finite number > 0, but got 0.0.",)),
+    ("fit --model.teacher_temperature x", ("_temperature` to be a number, but got x.",)),
     ("fit --model.mean .nan", ("Expected `mean` to be a finite number, but got nan.",)),
     ("fit --model.mean=-.inf", ("Expected `mean` to be a finite number, but got -inf.",)),
     ("fit --model.mean dark", ("Expected `model.mean` to be a number, but got dark.",)),
@@ -104,6 +106,14 @@ DATA: list[Case] = [
     ("fit --data.shift 28", ("Expected `shift` to be an int in 0 ... 27, but got 28.",)),
     ("fit --data.shift -1", ("Expected `shift` to be an int in 0 ... 27, but got -1.",)),
     ("fit --data.shift left", ("Expected `data.shift` to be an int, but got left.",)),
+    ("fit --data.teacher nowhere", ("`teacher` to be a checkpoint file, or", "got 'nowhere'.")),
+    (
+        "fit --data.teacher a_file",
+        (
+            "Expected a checkpoint",
+            "but a_file is damaged",
+        ),
+    ),
     ("fit --data.mirrors 7", ("Expected `data.mirrors` to be a list, but got 7.",)),
     ("fit --data.mirrors [7]", ("Expected `data.mirrors` to be a string, but got 7.",)),
     ("fit --data.mirrors http://x", ("Expected `data.mirrors` to be a list, but got http://x.",)),
@@ -142,7 +152,7 @@ COMMAND: list[Case] = [
     ("fit --optimizer SGD --optimizer.lr fast", ("`optimizer`", "`lr`", "but got fast.")),
     ("fit --lr_scheduler Magic", ("Expected `lr_scheduler` to be a class path, but got Magic.",)),
 ]
-CKPT = "Expected `ckpt_path` to be best, last or a checkpoint file"
+CKPT = "Expected `ckpt_path` to be best, last, pretrained:NAME or a checkpoint file"
 CHECKPOINT: list[Case] = [
     ("fit --ckpt_path last", (CKPT, "but got last.", "`fashion-lightning fit` makes them")),
     ("validate", (CKPT, "but got None.", "`fashion-lightning fit` makes them")),
@@ -153,6 +163,7 @@ CHECKPOINT: list[Case] = [
     ("export --ckpt_path best --overwrite x", ("`overwrite` to be true or false, but got x.",)),
     ("fit --output x", ("unrecognized arguments: --output", "fit --help")),
     ("validate --ckpt_path best", (CKPT, "but got best.")),
+    ("test --ckpt_path pretrained:x", ("`name` to be 'mlp' or 'convnet', but got 'x'.",)),
     ("predict --ckpt_path nowhere.ckpt", (CKPT, "but got nowhere.ckpt.")),
     ("test --ckpt_path a_folder", (CKPT, "but got a_folder.")),
     (

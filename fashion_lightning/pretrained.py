@@ -1,0 +1,32 @@
+"""The trained networks that come with this package, by name."""
+
+import hashlib
+from importlib import resources
+from pathlib import Path
+
+from fashion_lightning.checks import expect
+
+# SHA-256 of `weights/NAME.safetensors`; `weights/NAME.yaml` is the config it came from.
+_CHECKSUMS = {
+    "mlp": "959d5158232d2d98e87390de3528a0f77442a37a995e117ee4735760f0985094",
+    "convnet": "25f02722c79b286994637f53adab317552cf44df1a8ea1249c94e646e056d3f3",
+}
+
+
+def pretrained(name: str) -> Path:
+    """Return the file of a trained network, verified.
+
+    Args:
+        name: ``mlp`` (of ``configs/mlp-best.yaml``) or ``convnet`` (of ``configs/convnet.yaml``).
+
+    Returns:
+        A file that `fashion_lightning.checkpoints.read_checkpoint` reads.
+
+    Raises:
+        ValueError: If there is none of this name, or the installed file is damaged.
+    """
+    expect(name in _CHECKSUMS, "name", " or ".join(map(repr, _CHECKSUMS)), name)
+    path = Path(str(resources.files("fashion_lightning") / "weights" / f"{name}.safetensors"))
+    if hashlib.sha256(path.read_bytes()).hexdigest() != _CHECKSUMS[name]:
+        raise ValueError(f"Expected {path} as it was released, but its checksum is another one.")
+    return path
