@@ -400,14 +400,17 @@ def _train_other_seeds(first: FashionLightningCLI, words: list[str]) -> None:
         rank_zero_info(f"\nSeed {seed}: run {len(runs) + 1} of {config.seeds}")
         one = ("--seed_everything", str(seed), "--seeds", "1", "--compare_to", "null")
         runs[seed] = _run([*words, *one]).trainer.default_root_dir
-    reports = {
-        seed: json.loads((Path(run) / "report" / "metrics.json").read_text())
-        for seed, run in runs.items()
-    }
-    summary = {"runs": [*runs.values()], **seeds.summarize(reports)}
-    if config.compare_to:
-        other = seeds.read_summary(config.compare_to)
-        summary["comparison"] = {"with": config.compare_to, **seeds.compare(summary, other)}
-    folder = new_folder(root, "seeds")
-    seeds.write_summary(summary, folder)
+    try:
+        reports = {
+            seed: json.loads((Path(run) / "report" / "metrics.json").read_text())
+            for seed, run in runs.items()
+        }
+        summary = {"runs": [*runs.values()], **seeds.summarize(reports)}
+        if config.compare_to:
+            other = seeds.read_summary(config.compare_to)
+            summary["comparison"] = {"with": config.compare_to, **seeds.compare(summary, other)}
+        folder = new_folder(root, "seeds")
+        seeds.write_summary(summary, folder)
+    except OSError as error:
+        first.parser.exit(1, f"\nerror: {error}\n")
     rank_zero_info(f"\n{seeds.describe(summary)}\nThe summary's folder is {folder}.")

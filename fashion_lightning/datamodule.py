@@ -125,6 +125,7 @@ class FashionMNISTDataModule(LightningDataModule):
             "given together with `images`",
             preview,
         )
+        teacher = teacher and str(teacher)  # A checkpoint holds plain values only.
         # Where the files are says nothing about a model: a checkpoint does not keep it.
         self.save_hyperparameters(ignore=["data_dir", "mirrors", "images", "preview"])
         self.data_dir = data_dir

@@ -28,37 +28,7 @@ from fashion_lightning.checks import expect
 from fashion_lightning.evaluation import Batch, collect, gather, metrics
 from fashion_lightning.network import MLP, check_floating_point
 from fashion_lightning.pretrained import pretrained
-
-
-def lr_factor(step: int, total_steps: int, warmup: float) -> float:
-    """Give the learning rate of a step as a fraction of the peak: a linear rise, a linear fall.
-
-    Args:
-        step: Number of the optimizer step, from 0.
-        total_steps: Steps of the whole run.
-        warmup: Fraction of the run in which the rate rises, in [0, 1].
-
-    Returns:
-        A factor in [0, 1]; 0 after the last step.
-    """
-    position, peak = (step + 1) / (total_steps + 1), max(warmup, 1 / (total_steps + 1))
-    return position / peak if position <= peak else max(0.0, (1 - position) / (1 - peak))
-
-
-def distillation_loss(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Measure how far from a teacher's probabilities the student's are, both softened.
-
-    Args:
-        logits: The student's, ``(N, num_classes)``.
-        teacher: The teacher's, ``(N, num_classes)``.
-        temperature: By which both are divided, > 0.
-
-    Returns:
-        The mean cross-entropy, a scalar, times the squared temperature, which keeps gradients of
-        the same size. Source: Hinton et al. 2015, section 2, https://arxiv.org/abs/1503.02531
-    """
-    targets = (teacher / temperature).softmax(dim=1)
-    return F.cross_entropy(logits / temperature, targets) * temperature**2
+from fashion_lightning.training import decay, distillation_loss, lr_factor
 
 
 class FashionMNISTClassifier(LightningModule):
@@ -336,9 +306,8 @@ class FashionMNISTClassifier(LightningModule):
         if teacher:
             loss = distillation_loss(logits, teacher[0], self.teacher_temperature)
         else:
-            remaining = max(0.0, 1 - self.global_step / self._total_steps)
-            smoothing = self.label_smoothing * remaining**self.label_smoothing_power
-            loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+            left = decay(self.global_step, self._total_steps, self.label_smoothing_power)
+            loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing * left)
         self._losses.append(loss.detach())
         # Logging every step would cost more than the step's arithmetic is worth watching.
         interval = getattr(self.trainer, "log_every_n_steps", 0)

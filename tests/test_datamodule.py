@@ -136,6 +136,7 @@ def test_a_teachers_answers_are_for_the_images_as_they_are(
     datamodule = Few(
         data_dir, mirrors=[], teacher=teacher, horizontal_flip=flip, shift=shift, batch_size=250
     )
+    assert datamodule.hparams["teacher"] == str(teacher)
     datamodule.setup("fit")
     classifier = FashionMNISTClassifier.load_from_checkpoint(teacher).eval()
     loader = datamodule.train_dataloader()

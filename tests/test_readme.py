@@ -51,7 +51,7 @@ def test_every_command_and_every_program_runs(
             else:
                 main(arguments)
             commands += 1
-    assert (commands, programs) == (13, 8)
+    assert (commands, programs) == (15, 9)
     assert (tmp_path / "lightning_logs/version_0/predictions.csv").is_file()
     logging.getLogger("lightning.pytorch").setLevel(logging.INFO)
 
