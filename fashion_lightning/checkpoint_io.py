@@ -9,7 +9,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from typing_extensions import override
 
 from fashion_lightning.atomic import replacing
-from fashion_lightning.checkpoints import read_checkpoint
+from fashion_lightning.checkpoints import is_safetensors, read_checkpoint
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -53,6 +53,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             FileNotFoundError: If there is no such file.
             ValueError: If a ``.safetensors`` file is none that `export` has written.
         """
-        if Path(path).suffix == ".safetensors":
+        if is_safetensors(path):
             return read_checkpoint(path)
         return super().load_checkpoint(path, map_location, weights_only=True)

@@ -38,7 +38,7 @@ def read_checkpoint(file: str | Path | IO[bytes], *, continues: bool = False) ->
     """
     path = file if isinstance(file, str | Path) else None
     try:
-        if path and Path(path).suffix == ".safetensors":
+        if path and is_safetensors(path):
             content = _read_safetensors(path)
         else:
             content = torch.load(file, map_location="cpu", weights_only=True)
@@ -63,6 +63,11 @@ def read_checkpoint(file: str | Path | IO[bytes], *, continues: bool = False) ->
         if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
             raise _refusal(path, f"holds {group} without names")
     return dict(content)
+
+
+def is_safetensors(path: str | Path) -> bool:
+    """Tell by its name whether a file is a safetensors export."""
+    return Path(path).suffix == ".safetensors"
 
 
 def _read_safetensors(path: str | Path) -> dict[str, Any]:
@@ -114,18 +119,6 @@ def check_network(content: dict[str, Any]) -> None:
         )
 
 
-def build_network(content: dict[str, Any]) -> nn.Module:
-    """Build the network, one of this package's, that a checkpoint names.
-
-    Raises:
-        ValueError: If it is another one.
-    """
-    check_network(content)
-    recorded = content["hyper_parameters"]["network"]
-    networks = {network.__name__: network for network in (MLP, ConvNet)}
-    return networks[recorded["class_path"].rpartition(".")[2]](**recorded["init_args"])
-
-
 def recorded_arguments(content: dict[str, Any], *, network: bool) -> dict[str, Any]:
     """Return with which arguments the model and the data of a checkpoint were made.
 
@@ -151,7 +144,8 @@ def recorded_arguments(content: dict[str, Any], *, network: bool) -> dict[str, A
         for name, value in values.items()
         if not name.startswith("_")  # Lightning's own notes
         and (network or name != "network")
-        and name not in ("data_dir", "mirrors")  # Where data comes from is not for it to say.
+        # Where data comes from, and what is written, is not for it to say.
+        and name not in ("data_dir", "mirrors", "images", "preview")
     }
 
 

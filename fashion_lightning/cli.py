@@ -22,7 +22,7 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from typing_extensions import override
 
-from fashion_lightning import __version__
+from fashion_lightning import __version__, seeds
 from fashion_lightning.atomic import replacing
 from fashion_lightning.callbacks import (
     BestAndLast,
@@ -176,7 +176,7 @@ class FashionLightningCLI(LightningCLI):
         config = self._get(self.config_init, "trainer")
         check_trainer_options(config)
         if self.subcommand == "fit":
-            check_teacher(self.datamodule)
+            check_teacher(config, self.datamodule)
         checkpoint = self._get(self.config, "ckpt_path")
         run = run_of(Path(checkpoint)) if checkpoint else None
         begins = run is None and not config.fast_dev_run and _is_first_process()
@@ -392,25 +392,38 @@ def _run(words: list[str]) -> FashionLightningCLI:
 
 def _train_other_seeds(first: FashionLightningCLI, words: list[str]) -> None:
     """Do with further seeds what was done with the first, and say what all of them show."""
-    from fashion_lightning import seeds  # Nothing else needs it.
-
-    config, root = first.config.fit, Path(first.trainer.default_root_dir).parent.parent
+    config = first.config.fit
     runs = {config.seed_everything: first.trainer.default_root_dir}
-    for seed in range(config.seed_everything + 1, config.seed_everything + config.seeds):
-        rank_zero_info(f"\nSeed {seed}: run {len(runs) + 1} of {config.seeds}")
-        one = ("--seed_everything", str(seed), "--seeds", "1", "--compare_to", "null")
-        runs[seed] = _run([*words, *one]).trainer.default_root_dir
     try:
-        reports = {
-            seed: json.loads((Path(run) / "report" / "metrics.json").read_text())
-            for seed, run in runs.items()
-        }
-        summary = {"runs": [*runs.values()], **seeds.summarize(reports)}
-        if config.compare_to:
-            other = seeds.read_summary(config.compare_to)
-            summary["comparison"] = {"with": config.compare_to, **seeds.compare(summary, other)}
-        folder = new_folder(root, "seeds")
-        seeds.write_summary(summary, folder)
-    except OSError as error:
-        first.parser.exit(1, f"\nerror: {error}\n")
+        for seed in range(config.seed_everything + 1, config.seed_everything + config.seeds):
+            rank_zero_info(f"\nSeed {seed}: run {len(runs) + 1} of {config.seeds}")
+            one = ("--seed_everything", str(seed), "--seeds", "1", "--compare_to", "null")
+            runs[seed] = _run([*words, *one]).trainer.default_root_dir
+    finally:  # What ends one run does not make those worthless that are complete.
+        if len(runs) > 1:
+            try:
+                _summarize(runs, config.compare_to)
+            except OSError as error:
+                first.parser.exit(1, f"\nerror: {error}\n")
+
+
+def _summarize(runs: dict[int, str], compare_to: str | None) -> None:
+    """Write and print what runs with several seeds show.
+
+    Args:
+        runs: Their folders by seed.
+        compare_to: Another summary. None: there is none.
+    """
+    reports = {
+        seed: json.loads((Path(run) / "report" / "metrics.json").read_text())
+        for seed, run in runs.items()
+    }
+    summary = {"runs": [*runs.values()], **seeds.summarize(reports)}
+    if compare_to:
+        other = seeds.read_summary(compare_to)
+        if len({*runs} & {*other["seeds"]}) > 1:
+            summary["comparison"] = {"with": compare_to, **seeds.compare(summary, other)}
+    root = Path(summary["runs"][0]).parent.parent
+    folder = new_folder(root, "seeds")
+    seeds.write_summary(summary, folder)
     rank_zero_info(f"\n{seeds.describe(summary)}\nThe summary's folder is {folder}.")

@@ -19,6 +19,7 @@ from typing_extensions import override
 from fashion_lightning import files
 from fashion_lightning.batches import Batches, views
 from fashion_lightning.checks import expect
+from fashion_lightning.pretrained import resolve
 
 if TYPE_CHECKING:
     from fashion_lightning.photos import Photos
@@ -68,9 +69,9 @@ class FashionMNISTDataModule(LightningDataModule):
         shift: Training images are moved by up to so many pixels in each direction, in 0 ... 27.
         teacher: Checkpoint of a trained `FashionMNISTClassifier`, or ``pretrained:convnet``, which
             comes with this package. Training batches get a third part: its calibrated logits,
-            ``(B, num_classes)``, for the images as they are augmented. It answers once, when
-            training begins, for all views that augmentation can make: twice
-            ``(2 * shift + 1) ** 2`` for each image.
+            ``(B, num_classes)``, for the images as they are augmented. It answers when training
+            begins, for all views that augmentation can make: twice ``(2 * shift + 1) ** 2`` for
+            each image, each kept in 40 bytes.
         mirrors: Base URLs from which missing files are downloaded, in this order, before the copy
             in the package is taken. ``[]`` leaves the network alone.
         images: What the predict stage serves instead of the test images: a photograph (PNG, JPEG or
@@ -125,16 +126,16 @@ class FashionMNISTDataModule(LightningDataModule):
             "given together with `images`",
             preview,
         )
-        teacher = teacher and str(teacher)  # A checkpoint holds plain values only.
         # Where the files are says nothing about a model: a checkpoint does not keep it.
-        self.save_hyperparameters(ignore=["data_dir", "mirrors", "images", "preview"])
+        self.save_hyperparameters(ignore=["data_dir", "teacher", "mirrors", "images", "preview"])
+        self.save_hyperparameters({"teacher": teacher and str(teacher)})  # Plain values only.
         self.data_dir = data_dir
         self.batch_size = batch_size
         self.val_size = val_size
         self.split_seed = split_seed
         self.horizontal_flip = horizontal_flip
         self.shift = shift
-        self.teacher = teacher
+        self.teacher = teacher and str(teacher)
         self.mirrors = mirrors
         self.preview = preview
         self._photos = _find_images(images)
@@ -233,17 +234,12 @@ class FashionMNISTDataModule(LightningDataModule):
                 "images leak, validation may hold what it was trained on."
             )
 
-    def _ask(self, teacher: str | Path) -> Tensor:
+    def _ask(self, teacher: str) -> Tensor:
         """Return a teacher's logits of all views of the training images, computed once."""
         from fashion_lightning.module import FashionMNISTClassifier  # Few runs have a teacher.
 
         device, images = self._device(), self.train_set.tensors[0]
-        kind, _, name = str(teacher).partition(":")
-        classifier = (
-            FashionMNISTClassifier.from_pretrained(name)
-            if kind == "pretrained"
-            else FashionMNISTClassifier.load_from_checkpoint(teacher).eval()
-        ).to(device)
+        classifier = FashionMNISTClassifier.load_from_checkpoint(resolve(teacher)).eval().to(device)
         all_views = views(images.to(device), self.horizontal_flip, self.shift)
         logits = torch.empty(*all_views.shape[:3], classifier.num_classes, device=device)
         num_views = logits[..., 0].numel()
@@ -253,7 +249,7 @@ class FashionMNISTDataModule(LightningDataModule):
             for first in range(0, len(logits), 1000):
                 rows = slice(first, first + 1000)
                 for y, x in product(range(logits.shape[1]), range(logits.shape[2])):
-                    logits[rows, y, x] = classifier(all_views[rows, y, x].unsqueeze(1) / 255)
+                    logits[rows, y, x] = classifier(all_views[rows, y, x].float() / 255)
         return logits
 
     def _batches(self, dataset: TensorDataset, **training: Any) -> Batches:

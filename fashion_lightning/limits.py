@@ -1,19 +1,17 @@
 """What the command refuses before a run begins, and Lightning would refuse later, or never."""
 
 from copy import deepcopy
-from pathlib import Path
 
 import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 
 from fashion_lightning import seeds
-from fashion_lightning.checkpoints import check_network, read_checkpoint
 from fashion_lightning.checks import expect
 from fashion_lightning.datamodule import FashionMNISTDataModule
 from fashion_lightning.files import CLASSES
 from fashion_lightning.module import FashionMNISTClassifier
-from fashion_lightning.pretrained import pretrained
+from fashion_lightning.pretrained import resolve
 
 
 def check_trainer_options(config: Namespace) -> None:
@@ -71,16 +69,22 @@ def check_batches(trainer: Trainer, datamodule: FashionMNISTDataModule) -> None:
     )
 
 
-def check_teacher(datamodule: FashionMNISTDataModule) -> None:
-    """Refuse a teacher that cannot be loaded."""
+def check_teacher(config: Namespace, datamodule: FashionMNISTDataModule) -> None:
+    """Refuse a teacher that cannot be loaded, or would not be asked.
+
+    Args:
+        config: The options of the trainer.
+        datamodule: Names the teacher.
+    """
     teacher = datamodule.teacher
-    kind, _, name = str(teacher).partition(":")
-    if kind == "pretrained":
-        pretrained(name)
-    elif teacher is not None:
-        right = "a checkpoint file, or pretrained:NAME"
-        expect(Path(teacher).is_file(), "teacher", right, str(teacher))
-        check_network(read_checkpoint(teacher))
+    if teacher is None:
+        return
+    path, right = resolve(teacher), "a checkpoint file, or pretrained:NAME"
+    expect(path.is_file(), "teacher", right, teacher)
+    classes = FashionMNISTClassifier.load_from_checkpoint(path).num_classes
+    expect(classes == len(CLASSES), "teacher", f"of {len(CLASSES)} classes", classes)
+    batches = config.overfit_batches
+    expect(not batches, "overfit_batches", "0 with `teacher`", batches)
 
 
 def check_seeds(config: Namespace, trainer: Trainer) -> None:
@@ -98,6 +102,9 @@ def check_seeds(config: Namespace, trainer: Trainer) -> None:
     expect(config.ckpt_path is None, "ckpt_path", "absent with `seeds`", config.ckpt_path)
     expect(config.test_after_fit, "test_after_fit", "true with `seeds`", False)
     expect(not config.trainer.fast_dev_run, "fast_dev_run", "absent with `seeds`", True)
+    checkpoints, tests = config.trainer.enable_checkpointing, trainer.limit_test_batches
+    expect(checkpoints is not False, "enable_checkpointing", "true with `seeds`", checkpoints)
+    expect(tests != 0, "limit_test_batches", "more than 0 with `seeds`", tests)
     expect(trainer.world_size == 1, "seeds", f"1 with {trainer.world_size} processes", number)
     expect(seed is not False, "seed_everything", "an int with `seeds`", seed)
     expect(seed + number <= 2**32, "seeds", f"at most {2**32 - seed}", number)

@@ -1,5 +1,6 @@
 """The LightningModule: how any network for FashionMNIST is trained, measured and asked."""
 
+import io
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -19,9 +20,9 @@ from typing_extensions import Self, override
 
 from fashion_lightning.calibration import fit_temperature
 from fashion_lightning.checkpoints import (
-    build_network,
     check_network,
     check_weights,
+    is_safetensors,
     read_checkpoint,
 )
 from fashion_lightning.checks import expect
@@ -175,7 +176,7 @@ class FashionMNISTClassifier(LightningModule):
         weights_only: bool | None = None,
         **kwargs: Any,
     ) -> Self:
-        """Build the module that a checkpoint describes, as every LightningModule does.
+        """Build the module that a checkpoint, or a ``.safetensors`` export of one, describes.
 
         Nothing in the file can run code, and only this package's networks are built because it
         names them: for another one, give `network`.
@@ -196,6 +197,10 @@ class FashionMNISTClassifier(LightningModule):
         content = read_checkpoint(checkpoint_path)
         if "network" not in kwargs:
             check_network(content)
+        if isinstance(checkpoint_path, str | Path) and is_safetensors(checkpoint_path):
+            checkpoint_path = io.BytesIO()  # Lightning only reads what `torch.save` has written.
+            torch.save(content, checkpoint_path)
+            checkpoint_path.seek(0)
         return super().load_from_checkpoint(
             checkpoint_path, map_location, hparams_file, strict, weights_only=True, **kwargs
         )
@@ -218,12 +223,7 @@ class FashionMNISTClassifier(LightningModule):
             >>> classifier = FashionMNISTClassifier.from_pretrained("mlp")
             >>> probs = classifier(torch.zeros(1, 28, 28)).softmax(dim=1)
         """
-        content = read_checkpoint(pretrained(name))
-        recorded = content["hyper_parameters"]
-        others = {key: recorded[key] for key in recorded if key not in ("network", "_instantiator")}
-        classifier = cls(build_network(content), **{**others, **kwargs})
-        classifier.load_state_dict(content["state_dict"])
-        return classifier.eval()
+        return cls.load_from_checkpoint(pretrained(name), **kwargs).eval()
 
     @override
     def __setattr__(self, name: str, value: Any) -> None:
@@ -371,7 +371,8 @@ class FashionMNISTClassifier(LightningModule):
     @override
     def on_train_start(self) -> None:
         """Go on with the random numbers of the run that is being continued."""
-        self._total_steps = self.trainer.estimated_stepping_batches
+        steps = self.trainer.estimated_stepping_batches
+        self._total_steps = steps if steps > 0 else math.inf  # -1: nobody knows.
         self._first_step = self.global_step
         self._train_began = time.monotonic() - self.train_seconds
         if self._rng_states:

@@ -13,6 +13,16 @@ _CHECKSUMS = {
 }
 
 
+def resolve(path: str | Path) -> Path:
+    """Return the file that is meant: that of a trained network for ``pretrained:NAME``.
+
+    Raises:
+        ValueError: If there is none of this name, or the installed file is damaged.
+    """
+    kind, colon, name = str(path).partition(":")
+    return pretrained(name) if (kind, colon) == ("pretrained", ":") else Path(path)
+
+
 def pretrained(name: str) -> Path:
     """Return the file of a trained network, verified.
 

@@ -3,7 +3,7 @@
 from contextlib import suppress
 from pathlib import Path
 
-from fashion_lightning.pretrained import pretrained
+from fashion_lightning.pretrained import resolve
 
 
 def runs(root: Path) -> list[Path]:
@@ -54,15 +54,13 @@ def find_checkpoint(root: Path, ckpt_path: str | None) -> Path:
         FileNotFoundError: If there is none, or `ckpt_path` is None; says which there are.
         ValueError: If no trained network of that name comes with the package.
     """
-    if ckpt_path and ckpt_path.startswith("pretrained:"):
-        return pretrained(ckpt_path.removeprefix("pretrained:"))
     known = [path for run in runs(root) for path in sorted((run / "checkpoints").glob("*.ckpt"))]
     if ckpt_path in ("best", "last"):
         matches = [path for path in known if path.stem == ckpt_path]
         if matches:
             return matches[0]
-    elif ckpt_path is not None and Path(ckpt_path).is_file():
-        return Path(ckpt_path)
+    elif ckpt_path is not None and resolve(ckpt_path).is_file():
+        return resolve(ckpt_path)
     there = "\n  ".join(map(str, known)) if known else "none; `fashion-lightning fit` makes them"
     raise FileNotFoundError(
         "Expected `ckpt_path` to be best, last, pretrained:NAME or a checkpoint file, "

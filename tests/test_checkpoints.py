@@ -105,6 +105,16 @@ def test_hostile_checkpoints_are_refused(
     assert "evil" not in sys.modules
 
 
+def test_a_checkpoint_does_not_say_what_is_written(
+    trained: Path, data_dir: Path, here: Path
+) -> None:
+    content = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
+    content["datamodule_hyper_parameters"] |= {"images": str(here), "preview": "evil.py"}
+    torch.save(content, "model.ckpt")
+    main(["predict", "--ckpt_path", "model.ckpt", "--data.data_dir", str(data_dir)])
+    assert (here / "evil.py").read_text() == EVIL_MODULE
+
+
 def test_a_class_is_not_imported_because_a_checkpoint_names_it(trained: Path, here: Path) -> None:
     content = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
     content["hyper_parameters"]["_class_path"] = "evil.Net"

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torchvision.datasets import FashionMNIST
 
 from fashion_lightning import FashionMNISTClassifier, pretrained
 from fashion_lightning.cli import main
+from fashion_lightning.export import export
 from fashion_lightning.pretrained import pretrained as find
 
 CONFIGS = {"mlp": "mlp-best.yaml", "convnet": "convnet.yaml"}
@@ -45,6 +47,23 @@ def test_hyperparameters_can_be_replaced() -> None:
     assert classifier.weight_decay == 0.1
     assert classifier.temperature != 1
     assert not classifier.training
+
+
+class Sparse(FashionMNISTClassifier):
+    """A subclass whose first argument is another one."""
+
+    def __init__(self, penalty: float = 0.5, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.penalty = penalty
+
+
+def test_a_subclass_and_an_export_are_built_likewise(tmp_path: Path) -> None:
+    classifier = Sparse.from_pretrained("convnet")
+    assert classifier.penalty == 0.5
+    images = torch.rand(20, 1, 28, 28)
+    export(classifier, images, tmp_path / "x.safetensors", format="safetensors")
+    again = FashionMNISTClassifier.load_from_checkpoint(tmp_path / "x.safetensors").eval()
+    assert torch.equal(again(images), classifier(images))
 
 
 def test_an_unknown_name_and_a_damaged_file_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,12 +121,20 @@ def test_the_command_trains_several_seeds(
         assert picture.format == "PNG"
     assert "The summary's folder is lightning_logs/seeds_0." in said.text
 
+    comparison = ("--seeds", "2", "--compare_to", str(logs / "seeds_0" / "summary.json"))
+    command("fit", *short, "--seed_everything", "7", "--model.lr", "0.01", *comparison)
+    second = json.loads((logs / "seeds_1" / "summary.json").read_text())
+    assert second["comparison"]["seeds"] == [7, 8]
+    ours, theirs = (each["metrics"]["test_loss"]["values"] for each in (second, summary))
+    difference = np.mean(ours) - np.mean(theirs)
+    assert second["comparison"]["metrics"]["test_loss"]["difference"] == pytest.approx(difference)
+
     # A run among several is the run that its own config file describes.
     config = str(logs / "version_1" / "config.yaml")
     command("fit", "--config", config, "--trainer.default_root_dir", str(tmp_path))
     weights = [
         torch.load(logs / f"version_{number}" / "checkpoints" / "best.ckpt", weights_only=True)
-        for number in (0, 1, 2)
+        for number in (0, 1, 4)
     ]
     for name, tensor in weights[1]["state_dict"].items():
         assert torch.equal(tensor, weights[2]["state_dict"][name])

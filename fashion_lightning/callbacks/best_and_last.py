@@ -115,10 +115,13 @@ class BestAndLast(Checkpoint):
         """Write the checkpoint of the epoch."""
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        score = trainer.callback_metrics.get("val_loss")
-        if score is None or score.item() < self.best_score:
-            if score is not None:
-                self.best_score = score.item()
+        # Without any validation, each epoch is the best. A run that was continued knows no loss
+        # until it validates, but which one is to be beaten.
+        loss, is_best = trainer.callback_metrics.get("val_loss"), math.isinf(self.best_score)
+        if loss is not None:
+            is_best = loss.item() < self.best_score
+            self.best_score = min(self.best_score, loss.item())
+        if is_best:
             self.best_model_path = str(self._best)
             # This one first: killed in between, the run continues from the epoch before and comes
             # here again. The other way round, the best epoch would be lost.
