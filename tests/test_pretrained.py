@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from conftest import REPOSITORY, Command
 from safetensors.torch import save_file
 from torchvision.datasets import FashionMNIST
@@ -35,10 +36,12 @@ def test_its_accuracy_is_what_is_said_of_it(name: str, data_dir: Path) -> None:
 
 @pytest.mark.parametrize(("name", "config"), CONFIGS.items())
 def test_its_config_is_beside_it(name: str, config: str) -> None:
-    assert (
-        find(name).with_suffix(".yaml").read_bytes()
-        == (REPOSITORY / "configs" / config).read_bytes()
-    )
+    text = find(name).with_suffix(".yaml").read_text()
+    assert text == (REPOSITORY / "configs" / config).read_text()
+    said = yaml.safe_load(text)["model"]
+    del said["network"]
+    recorded = FashionMNISTClassifier.from_pretrained(name).hparams
+    assert {key: recorded[key] for key in said} == said
 
 
 def test_hyperparameters_can_be_replaced() -> None:

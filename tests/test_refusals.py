@@ -140,6 +140,8 @@ COMMAND: list[Case] = [
     ("fit_short --seeds 2 --seed_everything false", ("`seed_everything` to be an int with",)),
     ("fit_short --seeds 2 --seed_everything 4294967295", ("`seeds` to be at most 1, but got 2.",)),
     ("fit_short --seeds 2 --trainer.accelerator cpu --trainer.devices 2", ("with 2 processes",)),
+    ("fit_short --seeds 2 --trainer.limit_test_batches 0", ("`limit_test_batches` to be more",)),
+    ("fit_short --seeds 2 --trainer.enable_checkpointing false", ("`enable_checkpointing` to",)),
     ("fit_short --compare_to x", ("`compare_to` to be given with `seeds`, but got 'x'.",)),
     ("fit_short --seeds 2 --compare_to nowhere", ("summary.json of `fit --seeds`, but got nowhe",)),
     ("fit_short --seeds 2 --compare_to a_file", ("but a_file holds something else.",)),

@@ -122,6 +122,25 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
     assert kill_and_continue(tmp_path, data_dir, [(moment, count, delay)], uninterrupted)
 
 
+def test_a_run_that_seldom_validates_keeps_its_best_epoch(tmp_path: Path, data_dir: Path) -> None:
+    """Killed after a validation, it goes on with epochs that have none."""
+    seldom = ("--trainer.check_val_every_n_epoch", "2", "--trainer.max_epochs", "4")
+    assert fit(tmp_path / "whole", data_dir, *seldom) == 0
+    hit = ("training step", 2 * STEPS + 3, 0.0, signal.SIGKILL)
+    assert fit(tmp_path / "killed", data_dir, *seldom, hit=hit) == -signal.SIGKILL
+    assert fit(tmp_path / "killed", data_dir, *seldom) == 0
+    assert_same(
+        *(
+            [
+                torch.load(tmp_path / name / CHECKPOINTS / file, weights_only=True)[key]
+                for file in ("best.ckpt", "last.ckpt")
+                for key in ("epoch", "state_dict", "callbacks")
+            ]
+            for name in ("killed", "whole")
+        )
+    )
+
+
 @pytest.mark.long
 def test_runs_that_are_killed_again_and_again(
     tmp_path: Path, data_dir: Path, uninterrupted: Any, capsys: pytest.CaptureFixture[str]
