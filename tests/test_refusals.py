@@ -106,6 +106,8 @@ DATA: list[Case] = [
     ("fit --data.shift 28", ("Expected `shift` to be an int in 0 ... 27, but got 28.",)),
     ("fit --data.shift -1", ("Expected `shift` to be an int in 0 ... 27, but got -1.",)),
     ("fit --data.shift left", ("Expected `data.shift` to be an int, but got left.",)),
+    ("fit --data.teacher pretrained:x", ("`name` to be 'mlp' or 'convnet', but got 'x'.",)),
+    ("fit --data.teacher pretrained:mlp --trainer.overfit_batches 2", ("0 with `teacher`",)),
     ("fit --data.teacher nowhere", ("`teacher` to be a checkpoint file, or", "got 'nowhere'.")),
     (
         "fit --data.teacher a_file",
