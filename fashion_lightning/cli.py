@@ -63,6 +63,20 @@ class FashionLightningCLI(LightningCLI):
 
     _checkpoint: dict[str, Any] | None = None  # what is to be continued, or evaluated
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        words = kwargs["args"]
+        self._asked = words[0] if words and words[0] in self.subcommands() else None
+        super().__init__(*args, **kwargs)
+
+    @override
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        """Describe a command's options, which takes time, unless another command was asked for."""
+        if self._asked in (None, subcommand):
+            return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        return self.init_parser(**kwargs)
+
     @staticmethod
     @override
     def subcommands() -> dict[str, set[str]]:
