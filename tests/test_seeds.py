@@ -131,7 +131,10 @@ def test_the_command_trains_several_seeds(
 
     # A run among several is the run that its own config file describes.
     config = str(logs / "version_1" / "config.yaml")
-    command("fit", "--config", config, "--trainer.default_root_dir", str(tmp_path))
+    command(
+        *("fit", "--config", config, "--trainer.default_root_dir", str(tmp_path)),
+        *("--test_after_fit", "false"),
+    )
     weights = [
         torch.load(logs / f"version_{number}" / "checkpoints" / "best.ckpt", weights_only=True)
         for number in (0, 1, 4)
