@@ -64,8 +64,9 @@ class FashionLightningCLI(LightningCLI):
     _checkpoint: dict[str, Any] | None = None  # what is to be continued, or evaluated
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        words = kwargs["args"]
-        self._asked = words[0] if words and words[0] in self.subcommands() else None
+        words = kwargs.get("args")
+        first = words[0] if isinstance(words, list) and words else None
+        self._asked = first if first in self.subcommands() else None
         super().__init__(*args, **kwargs)
 
     @override
