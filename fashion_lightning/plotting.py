@@ -137,7 +137,7 @@ def reliability_diagram(
         histogram.stairs(
             counts[:-1], edges, color=color, linewidth=width, fill=values is probs, zorder=3 - width
         )
-    curve.legend(loc="upper left")
+    curve.legend(loc="lower right")
     curve.set(ylabel="accuracy", ylim=(0, 1.02), xlim=(0, 1))
     histogram.set(xlabel="confidence", ylabel="images")
     histogram.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))

@@ -156,8 +156,8 @@ def render(
                 figures.get("learning_curves"),
                 "Loss and accuracy by epoch and learning rate by step.",
                 "Where training still improves and validation does not, it learns by heart. The "
-                "training loss is the number that is minimised: with label smoothing, it is higher "
-                "than the validation loss, and the two cannot be compared.",
+                "training loss is the number that is minimised: with label smoothing or a teacher, "
+                "it cannot be compared with the validation loss.",
             ),
         ),
         _section(
