@@ -67,6 +67,8 @@ class FashionMNISTClassifier(LightningModule):
             `teacher` do, its classes' probabilities at this temperature, > 0, are what training
             aims at, without smoothing; the labels only count for the accuracy.
             Source: Hinton et al. 2015, https://arxiv.org/abs/1503.02531
+        flip_averaging: Whether it answers, unless it trains, with the mean of the logits of an
+            image and of its mirror, at twice the cost.
         mean: Mean of the pixels, subtracted. The default is that of the 60,000 training images.
         std: Standard deviation of the pixels, > 0, divided by. Default likewise.
         compile_network: Whether training runs through `torch.compile`, which takes its time at the
@@ -99,6 +101,7 @@ class FashionMNISTClassifier(LightningModule):
         label_smoothing: float = 0.1,
         label_smoothing_power: float = 3.0,
         teacher_temperature: float = 2.0,
+        flip_averaging: bool = False,
         mean: float = 0.2860,
         std: float = 0.3530,
         compile_network: bool = False,
@@ -148,6 +151,7 @@ class FashionMNISTClassifier(LightningModule):
         self.label_smoothing = label_smoothing
         self.label_smoothing_power = label_smoothing_power
         self.teacher_temperature = teacher_temperature
+        self.flip_averaging = flip_averaging
         self.compile_network = compile_network
         self._compiled_forward: Callable[[Tensor], Tensor] | None = None  # while it trains
         self.register_buffer("mean", torch.tensor(mean))
@@ -242,14 +246,18 @@ class FashionMNISTClassifier(LightningModule):
             images: Floating point in [0, 1], ``(N, 1, 28, 28)`` or ``(N, 28, 28)``.
 
         Returns:
-            Calibrated logits, ``(N, num_classes)``: the network's, divided by the temperature.
+            Calibrated logits, ``(N, num_classes)``: the network's, averaged if `flip_averaging`,
+            divided by the temperature.
 
         Raises:
             ValueError: If the images are not floating point, or the network refuses their shape.
         """
         check_floating_point(images)
         # In place: a second temporary of this size costs more than the division.
-        logits: Tensor = self.network((images - self.mean).div_(self.std))
+        images = (images - self.mean).div_(self.std)
+        logits: Tensor = self.network(images)
+        if self.flip_averaging and not self.training:
+            logits = (logits + self.network(images.flip(-1))) / 2
         return logits / self.temperature
 
     @override

@@ -109,10 +109,11 @@ class MLP(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """A small convolutional network: four 3x3 convolutions with batch normalisation and ReLU.
+    """A small residual network: six 3x3 convolutions with batch normalisation and ReLU.
 
-    98,682 parameters by default. The images shrink 28 -> 14 -> 7 by max-pooling; at the end each
-    channel answers with its maximum over the image.
+    117,242 parameters by default. The images shrink 28 -> 14 -> 7 by max-pooling; two convolutions
+    with a shortcut around them work on 14x14 pixels; at the end each channel answers with its
+    maximum over the image.
 
     Args:
         channels: Output channels of the first convolution; the next ones have 2, 4 and 8 times as
@@ -136,11 +137,14 @@ class ConvNet(nn.Module):
         self.init_args = {"channels": channels, "num_classes": num_classes}
         self.features = nn.Sequential(
             *_convolution(1, channels),
-            *_convolution(channels, 2 * channels),
-            nn.MaxPool2d(2),
-            *_convolution(2 * channels, 4 * channels),
-            nn.MaxPool2d(2),
+            nn.ReLU(),
+            *_convolution(channels, 2 * channels, nn.MaxPool2d(2)),
+            nn.ReLU(),
+            _Residual(2 * channels),
+            *_convolution(2 * channels, 4 * channels, nn.MaxPool2d(2)),
+            nn.ReLU(),
             *_convolution(4 * channels, 8 * channels),
+            nn.ReLU(),
             nn.MaxPool2d(7),
         )
         self.flatten = nn.Flatten()
@@ -166,9 +170,23 @@ class ConvNet(nn.Module):
         return logits
 
 
-def _convolution(in_channels: int, out_channels: int) -> list[nn.Module]:
+class _Residual(nn.Module):
+    """Two convolutions that say what is to be added to their input."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.difference = nn.Sequential(
+            *_convolution(channels, channels), nn.ReLU(), *_convolution(channels, channels)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        return (features + self.difference(features)).relu()
+
+
+def _convolution(in_channels: int, out_channels: int, *pool: nn.Module) -> list[nn.Module]:
+    """Return a convolution and its normalisation, with less to normalise if it pools before."""
     return [
         nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
+        *pool,
         nn.BatchNorm2d(out_channels),
-        nn.ReLU(),
     ]

@@ -9,7 +9,7 @@ from fashion_lightning.checks import expect
 # SHA-256 of `weights/NAME.safetensors`; `weights/NAME.yaml` is the config it came from.
 _CHECKSUMS = {
     "mlp": "8e14e7df34822162ef792dc2d302b8e65c8a9f0d57d8000a561d7659cd6af640",
-    "convnet": "25f02722c79b286994637f53adab317552cf44df1a8ea1249c94e646e056d3f3",
+    "convnet": "11394b2329d6881d163fdf47705a5a0e8a2957eeb8e7821c9fd5d87f4095ca10",
 }
 
 

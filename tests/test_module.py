@@ -215,6 +215,17 @@ def test_images_are_normalised_with_constants_that_travel_in_the_checkpoint(
     assert torch.equal(loaded(images), classifier(images))
 
 
+def test_flip_averaging_serves_both_directions_alike_unless_it_trains() -> None:
+    images = torch.rand(4, 1, 28, 28)
+    classifier = FashionMNISTClassifier(flip_averaging=True)
+    plain = FashionMNISTClassifier(classifier.network)
+    assert torch.equal(classifier(images), plain(images))
+    classifier.eval()
+    mean = (plain(images) + plain(images.flip(-1))) / 2
+    torch.testing.assert_close(classifier(images), mean)
+    torch.testing.assert_close(classifier(images.flip(-1)), mean)
+
+
 def test_the_default_constants_are_those_of_the_training_images(data_dir: Path) -> None:
     datamodule = FashionMNISTDataModule(data_dir, mirrors=[], val_size=0)
     datamodule.setup("fit")

@@ -29,7 +29,7 @@ def test_the_tutorials_network_loads_ours() -> None:
 
 def test_parameters() -> None:
     assert sum(parameter.numel() for parameter in MLP().parameters()) == 669_706
-    assert sum(parameter.numel() for parameter in ConvNet().parameters()) == 98_682
+    assert sum(parameter.numel() for parameter in ConvNet().parameters()) == 117_242
 
 
 @pytest.mark.parametrize("network", [MLP(), ConvNet()])
