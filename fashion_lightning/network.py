@@ -180,7 +180,8 @@ class _Residual(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        return (features + self.difference(features)).relu()
+        changed: Tensor = features + self.difference(features)
+        return changed.relu()
 
 
 def _convolution(in_channels: int, out_channels: int, *pool: nn.Module) -> list[nn.Module]:
