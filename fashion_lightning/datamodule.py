@@ -242,14 +242,17 @@ class FashionMNISTDataModule(LightningDataModule):
         classifier = FashionMNISTClassifier.load_from_checkpoint(resolve(teacher)).eval().to(device)
         all_views = views(images.to(device), self.horizontal_flip, self.shift)
         logits = torch.empty(*all_views.shape[:3], classifier.num_classes, device=device)
-        num_views = logits[..., 0].numel()
+        num_asked = len(images) if classifier.flip_averaging else len(logits)
+        num_views = logits[:num_asked, ..., 0].numel()
         rank_zero_info(f"The teacher answers for {num_views:,} views of the training images.")
         plugin = self.trainer.precision_plugin if self.trainer else None
         with torch.no_grad(), plugin.forward_context() if plugin else nullcontext():
-            for first in range(0, len(logits), 1000):
-                rows = slice(first, first + 1000)
+            for first in range(0, num_asked, 1000):
+                rows = slice(first, min(first + 1000, num_asked))
                 for y, x in product(range(logits.shape[1]), range(logits.shape[2])):
                     logits[rows, y, x] = classifier(all_views[rows, y, x].float() / 255)
+        # To a teacher that averages, an image moved to the left is its mirror moved to the right.
+        logits[num_asked:] = logits[: len(logits) - num_asked].flip(2)
         return logits
 
     def _batches(self, dataset: TensorDataset, **training: Any) -> Batches:

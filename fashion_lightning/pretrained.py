@@ -9,7 +9,7 @@ from fashion_lightning.checks import expect
 # SHA-256 of `weights/NAME.safetensors`; `weights/NAME.yaml` is the config it came from.
 _CHECKSUMS = {
     "mlp": "8e14e7df34822162ef792dc2d302b8e65c8a9f0d57d8000a561d7659cd6af640",
-    "convnet": "11394b2329d6881d163fdf47705a5a0e8a2957eeb8e7821c9fd5d87f4095ca10",
+    "convnet": "db01b5189c728994b3e0052997e5b3dabbef752ca26135f58136253c6e8ea53e",
 }
 
 

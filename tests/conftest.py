@@ -9,7 +9,7 @@ import pytest
 from torch import Tensor, nn
 
 from fashion_lightning import files
-from fashion_lightning.cli import main
+from fashion_lightning.command import main
 
 REPOSITORY = Path(__file__).parent.parent
 

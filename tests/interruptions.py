@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fashion_lightning import FashionMNISTClassifier, mirrors
 from fashion_lightning.checkpoint_io import AtomicCheckpointIO
-from fashion_lightning.cli import main
+from fashion_lightning.command import main
 
 MOMENTS: dict[str, tuple[Any, str]] = {
     "download": (mirrors, "_receive"),
@@ -91,7 +91,7 @@ def run(
     """
     context = get_context("forkserver")
     context.set_forkserver_preload(
-        ["fashion_lightning.cli"]
+        ["fashion_lightning.command"]
     )  # Imports take longer than these runs.
     folder.mkdir(parents=True, exist_ok=True)
     process = context.Process(target=_work, args=(folder, args, hit))

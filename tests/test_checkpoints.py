@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fashion_lightning import ConvNet, FashionMNISTClassifier
-from fashion_lightning.cli import main
+from fashion_lightning.command import main
 
 
 class Intruder:

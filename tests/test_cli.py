@@ -20,7 +20,7 @@ from PIL import Image
 from sklearn import metrics as sklearn
 
 from fashion_lightning import FashionMNISTClassifier, __version__, files
-from fashion_lightning.cli import main
+from fashion_lightning.command import main
 
 SHORT = (
     *("--trainer.max_epochs", "1", "--trainer.limit_train_batches", "3"),

@@ -131,11 +131,16 @@ class Few(FashionMNISTDataModule):
         self.train_set.tensors = images[:1000], labels[:1000]
 
 
-@pytest.mark.parametrize(("flip", "shift"), [(0.5, 1), (0, 2), (0.3, 0)])
+@pytest.mark.parametrize(
+    ("flip", "shift", "averages"), [(0.5, 1, False), (0, 2, True), (0.3, 0, False), (0.5, 1, True)]
+)
 def test_a_teachers_answers_are_for_the_images_as_they_are(
-    flip: float, shift: int, trained: Path, data_dir: Path
+    flip: float, shift: int, averages: bool, trained: Path, data_dir: Path, tmp_path: Path
 ) -> None:
-    teacher = trained / "checkpoints" / "best.ckpt"
+    content = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
+    content["hyper_parameters"]["flip_averaging"] = averages
+    teacher = tmp_path / "teacher.ckpt"
+    torch.save(content, teacher)
     datamodule = Few(
         data_dir, mirrors=[], teacher=teacher, horizontal_flip=flip, shift=shift, batch_size=250
     )

@@ -139,7 +139,9 @@ def prepare_and_read(data_dir: Path, url: str, done: Any) -> None:
 def prepare_together(data_dir: Path, processes: int, kill_after: float) -> list[str]:
     """Let processes prepare the same empty folder, kill the one that holds the lock."""
     context = get_context("forkserver")
-    context.set_forkserver_preload(["fashion_lightning.cli"])  # so that all of them start at once
+    context.set_forkserver_preload(
+        ["fashion_lightning.command"]
+    )  # so that all of them start at once
     done: Any = context.Queue()
     with mirror(seconds=1.0) as url:
         all_of_them = [

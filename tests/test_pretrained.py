@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torchvision.datasets import FashionMNIST
 
 from fashion_lightning import FashionMNISTClassifier, pretrained
-from fashion_lightning.cli import main
+from fashion_lightning.command import main
 from fashion_lightning.export import export
 from fashion_lightning.pretrained import pretrained as find
 

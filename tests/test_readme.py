@@ -22,7 +22,7 @@ from fashion_lightning import (
     report,
     seeds,
 )
-from fashion_lightning.cli import main
+from fashion_lightning.command import main
 
 README = (REPOSITORY / "README.md").read_text()
 SHORT = (

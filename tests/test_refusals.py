@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fashion_lightning.cli import main
+from fashion_lightning.command import main
 
 Case = tuple[str, tuple[str, ...]]
 

@@ -44,14 +44,15 @@ from torchmetrics.classification import MulticlassAccuracy
 from torchvision.datasets import FashionMNIST
 from torchvision.transforms import ToTensor
 
-from fashion_lightning import MLP, FashionMNISTClassifier, FashionMNISTDataModule, cli
+from fashion_lightning import MLP, FashionMNISTClassifier, FashionMNISTDataModule, command
 from fashion_lightning.callbacks import PredictionWriter, ReportWriter, SteadyProgressBar
+from fashion_lightning.cli import multiplies_bf16
 
 DEVICE = (torch.accelerator.is_available() and torch.accelerator.current_accelerator()) or (
     torch.device("cpu")
 )
 FULL = "32-true"
-NATIVE = "bf16-mixed" if cli.multiplies_bf16("auto") else FULL
+NATIVE = "bf16-mixed" if multiplies_bf16("auto") else FULL
 EPOCHS = 2  # In one measurement: the first is a little slower than the others.
 
 
@@ -110,7 +111,7 @@ class Contender:
         self.folder = folder
         self.data: dict[str, Any] = {"data_dir": data_dir, "mirrors": []}
         # The command builds what it trains by this name.
-        cli.FashionMNISTClassifier = Ours  # type: ignore[attr-defined]
+        command.FashionMNISTClassifier = Ours  # type: ignore[attr-defined]
         warnings.simplefilter("ignore")
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
@@ -149,7 +150,9 @@ class Contender:
             "test_after_fit": "false",
         }
         with quiet():
-            cli.main(["fit", *(f"--{name}={value}" for name, value in arguments.items()), *more])
+            command.main(
+                ["fit", *(f"--{name}={value}" for name, value in arguments.items()), *more]
+            )
         return Timed.seconds / epochs
 
     def usual(self, batch_size: int) -> float:
