@@ -1,14 +1,11 @@
-"""What `fashion-lightning` does: set up the process, then run Lightning's CLI once for each seed."""
+"""What `fashion-lightning` does: set up the process, then run the CLI once for each seed."""
 
-import ctypes
 import json
-import os
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from lightning.pytorch.utilities import rank_zero_info
 
 from fashion_lightning import __version__, seeds
@@ -16,6 +13,7 @@ from fashion_lightning.cli import FashionLightningCLI
 from fashion_lightning.datamodule import FashionMNISTDataModule
 from fashion_lightning.module import FashionMNISTClassifier
 from fashion_lightning.parser import Parser
+from fashion_lightning.process import tune_process
 from fashion_lightning.runs import new_folder
 from fashion_lightning.trainer import ExportingTrainer
 
@@ -26,14 +24,7 @@ def main(args: Sequence[str] | None = None) -> None:
     Args:
         args: What stands after ``fashion-lightning``. None: `sys.argv`.
     """
-    # AdamW's running means of gradients that are zero decay to denormal numbers (below 1e-38), with
-    # which a CPU computes several times slower. Threads inherit this: it must come before any.
-    torch.set_flush_denormal(True)
-    _keep_memory()
-    if not torch.cuda.is_available():
-        # Lightning sets this against trouble with CUDA in forked processes; without CUDA it only
-        # makes PyTorch search for a driver in every optimizer step.
-        os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
+    tune_process()
     # What Lightning says here is its own business, or meant for people who build a Trainer.
     for message in (
         ".*isinstance.treespec, LeafSpec.* is deprecated",
@@ -48,18 +39,6 @@ def main(args: Sequence[str] | None = None) -> None:
     cli = _run(words)
     if cli.subcommand == "fit" and cli.config.fit.seeds > 1:
         _train_other_seeds(cli, words)
-
-
-def _keep_memory() -> None:
-    """Let glibc keep what a training step frees, for the next step to take.
-
-    It would give large pieces back to the system each time. To get them again, page by page, is a
-    third of the time in which a step of `ConvNet` trains on a CPU.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt:
-        mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD: the largest that glibc itself would choose
-        mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
 
 
 def _run(words: list[str]) -> FashionLightningCLI:

@@ -48,7 +48,6 @@ class ReportWriter(Callback):
         self.dirpath = dirpath
         self._batches: list[Batch] = []
         self._mistakes: list[tuple[Tensor, ...]] = []  # images, labels, predictions, confidences
-        self._tested: tuple[Tensor, Tensor, dict[str, Any]] | None = None
 
     @override
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -78,51 +77,24 @@ class ReportWriter(Callback):
         )
 
     @override
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the numbers."""
-        logits, labels = collect(self._batches)
-        folder = self._folder(trainer)
-        shares = gather(self._mistakes)
-        if not trainer.is_global_zero:
-            return
-        self._mistakes = [batch for share in shares for batch in share]
-        checkpoint = trainer.ckpt_path
-        numbers = per_class(logits, labels)
-        temperature = getattr(pl_module, "temperature", None)
-        uncalibrated = metrics(logits * temperature.cpu(), labels) if temperature else None
-        report = {
-            **{f"test_{name}": value for name, value in metrics(logits, labels).items()},
-            "num_images": len(labels),
-            "temperature": temperature.item() if temperature else None,
-            "uncalibrated": uncalibrated
-            and {f"test_{name}": uncalibrated[name] for name in ("loss", "ece")},
-            "per_class": {
-                class_name: {
-                    name: numbers[name][label] for name in ("precision", "recall", "f1", "support")
-                }
-                for label, class_name in enumerate(CLASSES)
-            },
-            "confusion_matrix": numbers["confusion_matrix"],
-            "checkpoint": str(Path(checkpoint).resolve()) if checkpoint else None,
-        }
-        with replacing(folder / "metrics.json") as new:
-            new.write_text(json.dumps(report, indent=2) + "\n")
-        self._tested = logits, labels, report
-
-    @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Draw the figures and write the page, which takes a second: the table is shown before."""
-        if stage != "test":
+        """Write the numbers, the figures and the page: the table is shown before."""
+        if stage != "test" or not self._batches:
             return
         folder = self._folder(trainer)
-        if self._tested is None:  # Another process has the numbers.
+        logits, labels = collect(self._batches)
+        shares = gather(self._mistakes)
+        self._batches, self._mistakes = [], []
+        if not trainer.is_global_zero:
             return
         from fashion_lightning.plotting import png  # Only this needs matplotlib, which is slow.
         from fashion_lightning.report import render
 
-        logits, labels, report = self._tested
-        self._tested = None
-        figures = self._figures(logits, labels, report, run=folder.parent)
+        report = _numbers(trainer, pl_module, logits, labels)
+        with replacing(folder / "metrics.json") as new:
+            new.write_text(json.dumps(report, indent=2) + "\n")
+        mistakes = [batch for share in shares for batch in share]
+        figures = _figures(report, logits, labels, mistakes, run=folder.parent)
         pictures = {}
         for name, figure in figures.items():
             pictures[name] = png(figure)
@@ -141,29 +113,60 @@ class ReportWriter(Callback):
         dirpath = self.dirpath or trainer.log_dir  # log_dir must be asked for by every process
         return Path(dirpath or ".") / "report"
 
-    def _figures(
-        self, logits: Tensor, labels: Tensor, report: dict[str, Any], run: Path
-    ) -> "dict[str, Figure]":
-        from fashion_lightning import plotting
-        from fashion_lightning.report import read_curves
 
-        mistakes = [torch.cat(parts) for parts in zip(*self._mistakes, strict=True)]
-        order = mistakes[3].argsort(descending=True)[:_MISTAKES]
-        images, truth, predictions, confidences = (values[order] for values in mistakes)
-        temperature = report["temperature"]
-        figures = {
-            "confusion_matrix": plotting.confusion_matrix(report["confusion_matrix"]),
-            "reliability_diagram": plotting.reliability_diagram(
-                logits.softmax(dim=1),
-                labels,
-                (logits * temperature).softmax(dim=1) if temperature else None,
-            ),
-            "mistakes": plotting.mistakes(images.squeeze(1), truth, predictions, confidences),
-        }
-        curves = read_curves(run)
-        if curves:
-            figures["learning_curves"] = plotting.learning_curves(curves)
-        return figures
+def _numbers(
+    trainer: Trainer, pl_module: LightningModule, logits: Tensor, labels: Tensor
+) -> dict[str, Any]:
+    """Return what `metrics.json` holds."""
+    numbers = per_class(logits, labels)
+    temperature = getattr(pl_module, "temperature", None)
+    uncalibrated = metrics(logits * temperature.cpu(), labels) if temperature else None
+    checkpoint = trainer.ckpt_path
+    return {
+        **{f"test_{name}": value for name, value in metrics(logits, labels).items()},
+        "num_images": len(labels),
+        "temperature": temperature.item() if temperature else None,
+        "uncalibrated": uncalibrated
+        and {f"test_{name}": uncalibrated[name] for name in ("loss", "ece")},
+        "per_class": {
+            class_name: {
+                name: numbers[name][label] for name in ("precision", "recall", "f1", "support")
+            }
+            for label, class_name in enumerate(CLASSES)
+        },
+        "confusion_matrix": numbers["confusion_matrix"],
+        "checkpoint": str(Path(checkpoint).resolve()) if checkpoint else None,
+    }
+
+
+def _figures(
+    report: dict[str, Any],
+    logits: Tensor,
+    labels: Tensor,
+    mistakes: list[tuple[Tensor, ...]],
+    run: Path,
+) -> "dict[str, Figure]":
+    """Draw what a test and the run before it have to show."""
+    from fashion_lightning import plotting
+    from fashion_lightning.report import read_curves
+
+    candidates = [torch.cat(parts) for parts in zip(*mistakes, strict=True)]
+    order = candidates[3].argsort(descending=True)[:_MISTAKES]
+    images, truth, predictions, confidences = (values[order] for values in candidates)
+    temperature = report["temperature"]
+    figures = {
+        "confusion_matrix": plotting.confusion_matrix(report["confusion_matrix"]),
+        "reliability_diagram": plotting.reliability_diagram(
+            logits.softmax(dim=1),
+            labels,
+            (logits * temperature).softmax(dim=1) if temperature else None,
+        ),
+        "mistakes": plotting.mistakes(images.squeeze(1), truth, predictions, confidences),
+    }
+    curves = read_curves(run)
+    if curves:
+        figures["learning_curves"] = plotting.learning_curves(curves)
+    return figures
 
 
 def _facts(trainer: Trainer, pl_module: LightningModule, config: str | None) -> dict[str, str]:
