@@ -287,6 +287,7 @@ def seeds(summary: Mapping[str, Any]) -> Figure:
         axes.set_yticks(range(len(rows)), rows)
         axes.set(xlabel=title, ylim=(len(rows) - 0.5, -0.5))
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+        axes.locator_params(axis="x", nbins=6)  # Seeds may differ in the third decimal only.
         axes.grid(axis="x")
         axes.tick_params(axis="y", length=0)
     grid[0].set_title(

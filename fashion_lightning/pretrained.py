@@ -8,7 +8,7 @@ from fashion_lightning.checks import expect
 
 # SHA-256 of `weights/NAME.safetensors`; `weights/NAME.yaml` is the config it came from.
 _CHECKSUMS = {
-    "mlp": "8e14e7df34822162ef792dc2d302b8e65c8a9f0d57d8000a561d7659cd6af640",
+    "mlp": "cea810af8ee832d10e024b721917bc0cb2518551d4502b3c31635fb2b2af7555",
     "convnet": "db01b5189c728994b3e0052997e5b3dabbef752ca26135f58136253c6e8ea53e",
 }
 

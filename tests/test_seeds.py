@@ -2,6 +2,7 @@
 
 import csv
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,18 @@ def test_a_summary_is_described_and_drawn() -> None:
     assert "3 pairs with x.json" in text
     shown = {text.get_text() for text in draw(summary).findobj(Text)}
     assert {*CLASSES} <= shown
+
+
+def test_numbers_below_close_seeds_can_be_read() -> None:
+    runs = reports([0, 1, 2, 3, 4], 1)
+    for run, accuracy in zip(runs.values(), (0.9191, 0.9179, 0.9181, 0.9189, 0.9197), strict=True):
+        run["test_acc"] = accuracy
+    figure = draw(summarize(runs))
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+        assert len(boxes) > 2
+        assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"seeds": [0], "metrics": {"test_acc": 1}}'])
