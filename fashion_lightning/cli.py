@@ -1,4 +1,4 @@
-"""The command `fashion-lightning`: Lightning's CLI, with a folder a run and clear refusals."""
+"""Lightning's CLI for this package: a folder a run, defaults by hardware and clear refusals."""
 
 from contextlib import nullcontext
 from importlib.util import find_spec

@@ -54,7 +54,7 @@ def main() -> None:
     for seed in range(5):
         for name, way in WAYS.items():
             results[name].append(run(way, seed, options.data_dir))
-    print("| test accuracy of | `fit --config configs/...` | median, s | accuracies |")
+    print("| test accuracy | `fit --config configs/...` | median, s | accuracies |")
     print("| --- | --- | --- | --- |")
     for name, values in results.items():
         seconds, accuracies = zip(*values, strict=True)
