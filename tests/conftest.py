@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable, Iterator
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ from fashion_lightning import files
 from fashion_lightning.command import main
 
 REPOSITORY = Path(__file__).parent.parent
+# Where processes of a test's own come from, at once: what they import is there already.
+FORKS = get_context("forkserver")
+FORKS.set_forkserver_preload(["fashion_lightning.command"])
 
 
 class NeuralNetwork(nn.Module):

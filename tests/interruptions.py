@@ -7,11 +7,11 @@ import signal
 import sys
 import threading
 import time
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
+from conftest import FORKS
 from torch import Tensor, nn
 
 from fashion_lightning import FashionMNISTClassifier, mirrors
@@ -89,12 +89,8 @@ def run(
         hit: A moment, its how manieth time, a delay in seconds, and the signal that comes then;
             SIGXFSZ stands for a disk with no place for larger files from then on.
     """
-    context = get_context("forkserver")
-    context.set_forkserver_preload(
-        ["fashion_lightning.command"]
-    )  # Imports take longer than these runs.
     folder.mkdir(parents=True, exist_ok=True)
-    process = context.Process(target=_work, args=(folder, args, hit))
+    process = FORKS.Process(target=_work, args=(folder, args, hit))
     process.start()
     process.join(120)
     if process.is_alive():

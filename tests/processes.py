@@ -38,17 +38,10 @@ class Seen(Callback):
         self.labels.append(batch[1])
 
 
-class Numbers(ReportWriter):
-    """The report without its figures, which take longer to draw than all else here."""
-
-    def teardown(self, trainer, pl_module, stage):  # type: ignore[no-untyped-def]
-        pass
-
-
 if __name__ == "__main__":
     data_dir, processes, global_batch_size, checkpoint = sys.argv[1:]
     seed_everything(0)
-    seen, predictions, report = Seen(), PredictionWriter(), Numbers()
+    seen, predictions, report = Seen(), PredictionWriter(), ReportWriter()
     trainer = Trainer(
         accelerator="cpu",
         devices=int(processes),

@@ -3,13 +3,13 @@
 import gzip
 import shutil
 import time
-from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 import torch
+from conftest import FORKS
 from faulty_mirror import PACKAGED, mirror
 from torchvision.datasets import FashionMNIST
 
@@ -138,14 +138,10 @@ def prepare_and_read(data_dir: Path, url: str, done: Any) -> None:
 
 def prepare_together(data_dir: Path, processes: int, kill_after: float) -> list[str]:
     """Let processes prepare the same empty folder, kill the one that holds the lock."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload(
-        ["fashion_lightning.command"]
-    )  # so that all of them start at once
-    done: Any = context.Queue()
+    done: Any = FORKS.Queue()
     with mirror(seconds=1.0) as url:
         all_of_them = [
-            context.Process(target=prepare_and_read, args=(data_dir, url, done))
+            FORKS.Process(target=prepare_and_read, args=(data_dir, url, done))
             for _ in range(processes)
         ]
         for process in all_of_them:
