@@ -1,28 +1,36 @@
 """Several processes do what one does, to the last image."""
 
 import json
+import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPOSITORY
+from conftest import FORKS, REPOSITORY
+
+SCRIPT = Path(__file__).with_name("processes.py")
 
 
-def run(folder: Path, data_dir: Path, processes: int, checkpoint: Path) -> Path:
-    """Let so many processes train, and evaluate a checkpoint; return where they leave all of it."""
-    script = Path(__file__).with_name("processes.py")
-    arguments = map(str, (data_dir, processes, 600, checkpoint))
-    subprocess.run([sys.executable, str(script), *arguments], cwd=folder, check=True, timeout=100)
-    return folder
+def run_here(folder: Path, arguments: list[str]) -> None:
+    """Run the script in this process."""
+    os.chdir(folder)
+    sys.argv = [str(SCRIPT), *arguments]
+    runpy.run_path(str(SCRIPT), run_name="__main__")
 
 
 @pytest.fixture(scope="session")
 def alone(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
     """What one process leaves; it evaluates its own checkpoint."""
     folder = tmp_path_factory.mktemp("alone")
-    return run(folder, data_dir, 1, folder / "checkpoints" / "last.ckpt")
+    arguments = [str(data_dir), "1", "600", f"{folder}/checkpoints/last.ckpt"]
+    process = FORKS.Process(target=run_here, args=(folder, arguments))
+    process.start()
+    process.join(100)
+    assert process.exitcode == 0
+    return folder
 
 
 @pytest.fixture(scope="session", params=[pytest.param(2, marks=pytest.mark.long), 3])
@@ -34,7 +42,9 @@ def several(
 ) -> Path:
     """What several processes leave; they evaluate the checkpoint of the one."""
     folder = tmp_path_factory.mktemp("several")
-    return run(folder, data_dir, request.param, alone / "checkpoints" / "last.ckpt")
+    arguments = [str(data_dir), str(request.param), "600", f"{alone}/checkpoints/last.ckpt"]
+    subprocess.run([sys.executable, SCRIPT, *arguments], cwd=folder, check=True, timeout=100)
+    return folder
 
 
 def test_training_sees_the_same_batches(alone: Path, several: Path) -> None:
