@@ -18,7 +18,7 @@ def tune_process() -> None:
     # which a CPU computes several times slower. Threads inherit this: it must come before any.
     torch.set_flush_denormal(True)
     # glibc would give large pieces of memory back to the system after each step. To get them again,
-    # page by page, is up to a third of the time in which a step trains `ConvNet`.
+    # page by page, is about a quarter of the time in which a step trains `ConvNet`.
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
         mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD: the largest that glibc itself would choose
