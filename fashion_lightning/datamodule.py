@@ -60,8 +60,9 @@ class FashionMNISTDataModule(LightningDataModule):
 
     Args:
         data_dir: Folder of the data, in torchvision's layout (``data_dir/FashionMNIST/raw``).
-        batch_size: Images in a batch, for each process (each device). Training leaves out a last
-            incomplete batch; evaluation never leaves out anything.
+        batch_size: Images in a training batch, for each process (each device). A last incomplete
+            batch is left out.
+        eval_batch_size: Images in a batch of validation, test and predict. Nothing is left out.
         val_size: Images held out of the 60,000 for validation, with equal shares of the classes.
             0: train on all 60,000, with no validation.
         split_seed: What the validation split is drawn from; the global seed has no part in it.
@@ -85,7 +86,7 @@ class FashionMNISTDataModule(LightningDataModule):
 
     Example:
         >>> from fashion_lightning import FashionMNISTDataModule
-        >>> datamodule = FashionMNISTDataModule(batch_size=64, mirrors=[])
+        >>> datamodule = FashionMNISTDataModule(eval_batch_size=64, mirrors=[])
         >>> datamodule.prepare_data()
         >>> datamodule.setup("test")
         >>> images, labels = next(iter(datamodule.test_dataloader()))
@@ -98,6 +99,7 @@ class FashionMNISTDataModule(LightningDataModule):
         data_dir: str | Path = "data",
         *,
         batch_size: int = 500,
+        eval_batch_size: int = 1000,
         val_size: int = 5000,
         split_seed: int = 0,
         horizontal_flip: float = 0.15,
@@ -109,6 +111,7 @@ class FashionMNISTDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         expect(batch_size >= 1, "batch_size", "an int >= 1", batch_size)
+        expect(eval_batch_size >= 1, "eval_batch_size", "an int >= 1", eval_batch_size)
         expect(0 <= val_size < 60_000, "val_size", "an int in 0 ... 59999", val_size)
         expect(0 <= horizontal_flip <= 1, "horizontal_flip", "in [0, 1]", horizontal_flip)
         expect(0 <= shift <= 27, "shift", "an int in 0 ... 27", shift)
@@ -131,6 +134,7 @@ class FashionMNISTDataModule(LightningDataModule):
         self.save_hyperparameters({"teacher": teacher and str(teacher)})  # Plain values only.
         self.data_dir = data_dir
         self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
         self.val_size = val_size
         self.split_seed = split_seed
         self.horizontal_flip = horizontal_flip
@@ -172,13 +176,14 @@ class FashionMNISTDataModule(LightningDataModule):
         """Serve the training images, shuffled and augmented; not so for `overfit_batches`."""
         trainer = self.trainer
         if trainer and trainer.overfit_batches:  # type: ignore[attr-defined]
-            return self._batches(self.train_set)  # The same few in every epoch.
+            return self._batches(self.train_set, self.batch_size)  # The same few in every epoch.
         if self.teacher and self._targets is None:
             self._targets = self._ask(self.teacher)
         # Processes that were seeded differently must still agree on the order.
         seed = torch.initial_seed()
         self._train_batches = self._batches(
             self.train_set,
+            self.batch_size,
             seed=trainer.strategy.broadcast(seed) if trainer else seed,
             horizontal_flip=self.horizontal_flip,
             shift=self.shift,
@@ -194,21 +199,31 @@ class FashionMNISTDataModule(LightningDataModule):
     @override
     def val_dataloader(self) -> Batches | list[Batches]:
         """Serve the validation images; an empty list if `val_size` is 0."""
-        return self._batches(self.val_set) if self.val_size else []
+        return self._batches(self.val_set, self.eval_batch_size) if self.val_size else []
 
     @override
     def test_dataloader(self) -> Batches:
         """Serve the official test images."""
-        return self._batches(self.test_set)
+        return self._batches(self.test_set, self.eval_batch_size)
 
     @override
     def predict_dataloader(self) -> "Batches | Photos":
         """Serve the official test images, or the photographs that were named."""
         if not self._photos:
-            return self._batches(self.test_set)
+            return self._batches(self.test_set, self.eval_batch_size)
         from fashion_lightning.photos import Photos  # Most runs need no PIL.
 
-        return Photos(self._photos, **self._share())
+        return Photos(self._photos, batch_size=self.eval_batch_size, **self._share())
+
+    @override
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """Move what is not there yet: most batches are cut on the device."""
+        # Lightning would look into them for longer than it takes to cut them.
+        if type(batch) is tuple and all(getattr(part, "device", None) == device for part in batch):
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -247,26 +262,25 @@ class FashionMNISTDataModule(LightningDataModule):
         rank_zero_info(f"The teacher answers for {num_views:,} views of the training images.")
         plugin = self.trainer.precision_plugin if self.trainer else None
         with torch.no_grad(), plugin.forward_context() if plugin else nullcontext():
-            for first in range(0, num_asked, 1000):
-                rows = slice(first, min(first + 1000, num_asked))
+            for first in range(0, num_asked, self.eval_batch_size):
+                rows = slice(first, min(first + self.eval_batch_size, num_asked))
                 for y, x in product(range(logits.shape[1]), range(logits.shape[2])):
                     logits[rows, y, x] = classifier(all_views[rows, y, x].float() / 255)
         # To a teacher that averages, an image moved to the left is its mirror moved to the right.
         logits[num_asked:] = logits[: len(logits) - num_asked].flip(2)
         return logits
 
-    def _batches(self, dataset: TensorDataset, **training: Any) -> Batches:
+    def _batches(self, dataset: TensorDataset, batch_size: int, **training: Any) -> Batches:
         images, labels = (tensor.to(self._device()) for tensor in dataset.tensors)
-        return Batches(images, labels, **self._share(), **training)
+        return Batches(images, labels, batch_size=batch_size, **self._share(), **training)
 
     def _device(self) -> torch.device:
         return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
 
     def _share(self) -> dict[str, Any]:
-        """Return the size of batches, and which of them are this process's."""
+        """Return which of the batches are this process's."""
         trainer = self.trainer
         return {
-            "batch_size": self.batch_size,
             "rank": trainer.global_rank if trainer else 0,
             "world_size": trainer.world_size if trainer else 1,
         }

@@ -1,6 +1,7 @@
 """What the command refuses before a run begins, and Lightning would refuse later, or never."""
 
 from copy import deepcopy
+from math import ceil
 
 import torch
 from jsonargparse import Namespace
@@ -47,10 +48,11 @@ def check_scores(model: FashionMNISTClassifier) -> None:
 
 def check_batches(trainer: Trainer, datamodule: FashionMNISTDataModule) -> None:
     """Refuse what Lightning refuses when the run has begun, or even trained."""
-    images = {"train": 60_000 - datamodule.val_size, "val": datamodule.val_size, "test": 10_000}
+    processes = trainer.world_size
     batches = {
-        stage: max(1, number // (datamodule.batch_size * trainer.world_size))
-        for stage, number in images.items()
+        "train": (60_000 - datamodule.val_size) // (datamodule.batch_size * processes),
+        "val": ceil(datamodule.val_size / (datamodule.eval_batch_size * processes)),
+        "test": ceil(10_000 / (datamodule.eval_batch_size * processes)),
     }
     for stage, number in batches.items():
         name = f"limit_{stage}_batches"

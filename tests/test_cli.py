@@ -28,7 +28,7 @@ SHORT = (
 )
 CONFIGS = REPOSITORY / "configs"
 # Drawing the report of a test takes longer than such a run.
-UNTESTED = (*SHORT, "--trainer.limit_val_batches", "2", "--test_after_fit", "false")
+UNTESTED = (*SHORT, "--trainer.limit_val_batches", "1", "--test_after_fit", "false")
 
 
 @pytest.fixture
@@ -201,7 +201,7 @@ def test_every_config_trains(config: str, command: Command, here: Path) -> None:
     # Asking the teacher takes minutes; one that is quicker, and fewer questions, do here.
     teacher = ("--data.teacher", "pretrained:mlp", "--data.shift", "0")
     more = teacher if "teacher:" in (CONFIGS / config).read_text() else ()
-    small = ("--data.batch_size", "50")
+    small = ("--data.batch_size", "50", "--data.eval_batch_size", "50")
     command("fit", "--config", str(CONFIGS / config), *UNTESTED, *small, *more)
     assert (here / "lightning_logs" / "version_0" / "checkpoints" / "best.ckpt").is_file()
 

@@ -39,7 +39,7 @@ def official(data_dir: Path) -> dict[bool, FashionMNIST]:
 def test_the_test_set_is_torchvisions(
     data_dir: Path, stage: str, official: dict[bool, FashionMNIST]
 ) -> None:
-    loader = getattr(ready(data_dir, stage, batch_size=300), f"{stage}_dataloader")()
+    loader = getattr(ready(data_dir, stage, eval_batch_size=300), f"{stage}_dataloader")()
     images, labels = joined(loader)
     assert images.dtype == torch.float32
     assert labels.dtype == torch.int64
@@ -67,6 +67,28 @@ def test_training_and_validation_are_torchvisions_training_set(
     assert torch.allclose(ours, expected, rtol=0, atol=1e-9)
     labels = torch.cat([train_labels, val_labels])
     assert torch.equal(labels[order], official[True].targets[their_order])
+
+
+def test_training_and_evaluation_have_batch_sizes_of_their_own(data_dir: Path) -> None:
+    datamodule = ready(data_dir, "fit", batch_size=64, eval_batch_size=300, val_size=1000)
+    sizes = [len(labels) for _, labels in datamodule.train_dataloader()]
+    assert sizes == [64] * (59_000 // 64)
+    sizes = [len(labels) for _, labels in datamodule.val_dataloader()]
+    assert sizes == [300, 300, 300, 100]
+    for stage in ("test", "predict"):
+        loader = getattr(ready(data_dir, stage, eval_batch_size=3000), f"{stage}_dataloader")()
+        assert [len(labels) for _, labels in loader] == [3000, 3000, 3000, 1000]
+
+
+def test_what_is_not_on_the_device_is_moved_there() -> None:
+    """A batch of a user's own loader, or photographs; ours are there."""
+    datamodule = FashionMNISTDataModule(mirrors=[])
+    ours = (torch.zeros(2, 1, 28, 28), torch.zeros(2, dtype=torch.int64))
+    device = torch.device("meta")
+    for batch in (ours, [*ours], (ours[0], ours[1].to(device)), (*ours, ["a.png", "b.png"])):
+        images, labels, *_ = datamodule.transfer_batch_to_device(batch, device, 0)
+        assert (images.device, labels.device) == (device, device)
+    assert datamodule.transfer_batch_to_device(ours, torch.device("cpu"), 0) is ours
 
 
 def test_validate_alone_serves_the_same_split(data_dir: Path) -> None:
@@ -181,6 +203,7 @@ def test_prepare_data_says_where_the_data_is_from(
     ("arguments", "message"),
     [
         ({"batch_size": 0}, "Expected `batch_size` to be an int >= 1, but got 0"),
+        ({"eval_batch_size": 0}, "Expected `eval_batch_size` to be an int >= 1, but got 0"),
         ({"batch_size": 55_001}, "`batch_size` to be at most the 55000 .* got 55001"),
         ({"val_size": -1}, "Expected `val_size` to be .* got -1"),
         ({"val_size": 60_000}, "Expected `val_size` to be .* got 60000"),

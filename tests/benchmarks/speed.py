@@ -211,7 +211,7 @@ class Contender:
         """Return the seconds of our loop and of the whole call around it."""
         tune_process()  # as the command does
         writers = {"test": ReportWriter(self.folder), "table": PredictionWriter(overwrite=True)}
-        datamodule = FashionMNISTDataModule(**self.data, batch_size=batch_size)
+        datamodule = FashionMNISTDataModule(**self.data, eval_batch_size=batch_size)
         with quiet():
             trainer = Trainer(
                 logger=False,
@@ -389,6 +389,9 @@ def main() -> None:
     parser.add_argument("data_dir")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[64, 256, 512, 2048])
+    parser.add_argument(
+        "--eval_batch_sizes", type=int, nargs="+", default=[64, 256, 512, 1000, 2048]
+    )
     parser.add_argument("--parts", nargs="+", default=["fit", "answer", "growth"])
     options = parser.parse_args()
     print(f"{machine()}; {options.rounds} rounds")
@@ -397,7 +400,7 @@ def main() -> None:
         if "fit" in options.parts:
             contest.fit(options.batch_sizes)
         if "answer" in options.parts:
-            contest.answer(options.batch_sizes)
+            contest.answer(options.eval_batch_sizes)
         if "growth" in options.parts:
             contest.growth()
         for process in contest.processes.values():
