@@ -1,10 +1,8 @@
 """Files that are, at any moment, either as before or complete: never half-written."""
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from threading import Thread
 
 
 @contextmanager
@@ -25,24 +23,9 @@ def replacing(path: Path) -> Iterator[Path]:
     new.unlink(missing_ok=True)
     try:
         yield new
-        _replace(path, new)
+        new.replace(path)
     except BaseException as error:
         new.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno and not error.filename:
             error.filename = str(path)  # A full disk is not said to be of any file.
         raise
-
-
-def _replace(path: Path, new: Path) -> None:
-    """Give `new` the name of `path`, without waiting until the old file's space is free."""
-    old = None
-    if os.name == "posix" and path.is_file():  # Elsewhere, an open file cannot be replaced.
-        with suppress(PermissionError):
-            old = os.open(path, os.O_RDONLY)
-    try:
-        new.replace(path)
-    finally:
-        if old is not None:
-            # Nobody can find it any more, but its space is only freed when it is closed. That takes
-            # as long as to write a file: the next steps of training need not wait for it.
-            Thread(target=os.close, args=(old,)).start()

@@ -216,16 +216,6 @@ class FashionMNISTDataModule(LightningDataModule):
         return Photos(self._photos, batch_size=self.eval_batch_size, **self._share())
 
     @override
-    def transfer_batch_to_device(
-        self, batch: Any, device: torch.device, dataloader_idx: int
-    ) -> Any:
-        """Move what is not there yet: most batches are cut on the device."""
-        # Lightning would look into them for longer than it takes to cut them.
-        if type(batch) is tuple and all(getattr(part, "device", None) == device for part in batch):
-            return batch
-        return super().transfer_batch_to_device(batch, device, dataloader_idx)
-
-    @override
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint records: the split, and where training stands in its epoch."""
         return {

@@ -304,8 +304,9 @@ class FashionMNISTClassifier(LightningModule):
     @override
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
         """Forget the gradients: what PyTorch's `zero_grad` does, without its bookkeeping."""
-        for weights in self.parameters():
-            weights.grad = None
+        for group in optimizer.param_groups:
+            for weights in group["params"]:
+                weights.grad = None
 
     @override
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:

@@ -80,17 +80,6 @@ def test_training_and_evaluation_have_batch_sizes_of_their_own(data_dir: Path) -
         assert [len(labels) for _, labels in loader] == [3000, 3000, 3000, 1000]
 
 
-def test_what_is_not_on_the_device_is_moved_there() -> None:
-    """A batch of a user's own loader, or photographs; ours are there."""
-    datamodule = FashionMNISTDataModule(mirrors=[])
-    ours = (torch.zeros(2, 1, 28, 28), torch.zeros(2, dtype=torch.int64))
-    device = torch.device("meta")
-    for batch in (ours, [*ours], (ours[0], ours[1].to(device)), (*ours, ["a.png", "b.png"])):
-        images, labels, *_ = datamodule.transfer_batch_to_device(batch, device, 0)
-        assert (images.device, labels.device) == (device, device)
-    assert datamodule.transfer_batch_to_device(ours, torch.device("cpu"), 0) is ours
-
-
 def test_validate_alone_serves_the_same_split(data_dir: Path) -> None:
     fit, validate = ready(data_dir, "fit"), ready(data_dir, "validate")
     for ours, theirs in zip(fit.val_set.tensors, validate.val_set.tensors, strict=True):
