@@ -99,7 +99,7 @@ class FashionMNISTDataModule(LightningDataModule):
         data_dir: str | Path = "data",
         *,
         batch_size: int = 500,
-        eval_batch_size: int = 1000,
+        eval_batch_size: int = 500,
         val_size: int = 5000,
         split_seed: int = 0,
         horizontal_flip: float = 0.15,

@@ -1,7 +1,6 @@
 """What the command refuses before a run begins, and Lightning would refuse later, or never."""
 
 from copy import deepcopy
-from math import ceil
 
 import torch
 from jsonargparse import Namespace
@@ -48,11 +47,11 @@ def check_scores(model: FashionMNISTClassifier) -> None:
 
 def check_batches(trainer: Trainer, datamodule: FashionMNISTDataModule) -> None:
     """Refuse what Lightning refuses when the run has begun, or even trained."""
-    processes = trainer.world_size
+    processes, size = trainer.world_size, datamodule.eval_batch_size
     batches = {
         "train": (60_000 - datamodule.val_size) // (datamodule.batch_size * processes),
-        "val": ceil(datamodule.val_size / (datamodule.eval_batch_size * processes)),
-        "test": ceil(10_000 / (datamodule.eval_batch_size * processes)),
+        "val": _fewest(datamodule.val_size, size, processes),
+        "test": _fewest(10_000, size, processes),
     }
     for stage, number in batches.items():
         name = f"limit_{stage}_batches"
@@ -69,6 +68,12 @@ def check_batches(trainer: Trainer, datamodule: FashionMNISTDataModule) -> None:
         f"at most the {number} training batches",
         interval,
     )
+
+
+def _fewest(images: int, batch_size: int, processes: int) -> int:
+    """Count the batches of the last process, which gets the fewest, if only an empty one."""
+    begins = range((processes - 1) * batch_size, images, batch_size * processes)
+    return max(1, len(begins)) if images else 0
 
 
 def check_teacher(config: Namespace, datamodule: FashionMNISTDataModule) -> None:

@@ -528,10 +528,3 @@ class FashionMNISTClassifier(LightningModule):
         """Log a number that all processes have computed from all images."""
         # It is the same everywhere: the maximum keeps it, while a mean might round it.
         self.log(name, value, prog_bar=prog_bar, reduce_fx="max", sync_dist=True)
-
-
-# Lightning asks in every step which arguments a step takes. To look it up is several times faster
-# than to work it out each time.
-for _step in ("training_step", "validation_step", "test_step", "predict_step"):
-    _function = getattr(FashionMNISTClassifier, _step)
-    _function.__signature__ = signature(_function)

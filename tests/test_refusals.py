@@ -3,8 +3,11 @@
 from pathlib import Path
 
 import pytest
+from lightning.pytorch import Trainer
 
+from fashion_lightning import FashionMNISTDataModule
 from fashion_lightning.command import main
+from fashion_lightning.limits import check_batches
 
 Case = tuple[str, tuple[str, ...]]
 
@@ -205,8 +208,8 @@ TRAINER: list[Case] = [
     ("fit_short --trainer.num_sanity_val_steps -5", ("to be an int >= -1, but got -5.",)),
     ("fit_short --trainer.val_check_interval 2", ("at most the 1 training batches, but got 2.",)),
     ("fit_short --trainer.limit_train_batches 0.001", ("one of the 110 batches, but got 0.001.",)),
-    ("fit_short --trainer.limit_val_batches 0.01", ("one of the 5 batches, but got 0.01.",)),
-    ("fit_short --trainer.limit_test_batches 0.01", ("one of the 10 batches, but got 0.01.",)),
+    ("fit_short --trainer.limit_val_batches 0.01", ("one of the 10 batches, but got 0.01.",)),
+    ("fit_short --trainer.limit_test_batches 0.01", ("one of the 20 batches, but got 0.01.",)),
     ("fit_short --trainer.overfit_batches 0.0001", ("`limit_train_batches`", "but got 0.0001.")),
     ("fit_short --trainer.default_root_dir new/er --trainer.max_steps -7", ("`max_steps`", "-7")),
     ("fit --trainer.gradient_clip_val -1", ("Expected `gradient_clip_val` to be >= 0", "got -1.")),
@@ -327,6 +330,13 @@ def test_other_bad_input_is_refused_in_short(
     message = refused(arguments.split(), here, capsys)
     for part in parts:
         assert part in message
+
+
+@pytest.mark.parametrize("val_size", [0, 700])
+def test_a_fraction_that_leaves_a_batch_is_not_refused(val_size: int) -> None:
+    """Of 700 images, half of two batches; of none, there is nothing to leave."""
+    trainer = Trainer(accelerator="cpu", logger=False, limit_val_batches=0.5)
+    check_batches(trainer, FashionMNISTDataModule(val_size=val_size, mirrors=[]))
 
 
 @pytest.mark.parametrize(

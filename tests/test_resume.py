@@ -113,7 +113,7 @@ def kill_and_continue(
         ("unpack", 2, 0.0),
         ("training step", STEPS + 8, 0.0),
         ("checkpoint write", 4, 0.001),
-        ("validation", 8, 0.0),
+        ("validation", 15, 0.0),
     ],
 )
 def test_a_killed_run_ends_as_if_it_had_not_been(
@@ -151,7 +151,7 @@ def test_runs_that_are_killed_again_and_again(
         "unpack": 4,
         "training step": EPOCHS * STEPS,
         "checkpoint write": 9,
-        "validation": 5 * EPOCHS,
+        "validation": 10 * EPOCHS,
     }
     killed: list[str] = []
     number = 0
@@ -175,8 +175,8 @@ def test_runs_that_are_killed_again_and_again(
     [
         (signal.SIGINT, "training step", 3, 3),
         (signal.SIGTERM, "training step", STEPS + 7, STEPS + 7),
-        (signal.SIGTERM, "validation", 4, STEPS),
-        (signal.SIGINT, "validation", 5 * EPOCHS, EPOCHS * STEPS),
+        (signal.SIGTERM, "validation", 7, STEPS),
+        (signal.SIGINT, "validation", 30, EPOCHS * STEPS),
     ],
 )
 def test_a_signal_leaves_a_checkpoint_and_says_how_to_continue(

@@ -119,7 +119,7 @@ def test_the_command_trains_several_seeds(
     monkeypatch.chdir(tmp_path)
     short = (
         *("--trainer.max_epochs", "1", "--trainer.limit_train_batches", "3"),
-        *("--trainer.limit_val_batches", "1", "--trainer.limit_test_batches", "1"),
+        *("--trainer.limit_val_batches", "2", "--trainer.limit_test_batches", "2"),
     )
     command("fit", *short, "--seed_everything", "7", "--seeds", "2")
     logs = tmp_path / "lightning_logs"

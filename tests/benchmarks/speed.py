@@ -389,9 +389,7 @@ def main() -> None:
     parser.add_argument("data_dir")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[64, 256, 512, 2048])
-    parser.add_argument(
-        "--eval_batch_sizes", type=int, nargs="+", default=[64, 256, 512, 1000, 2048]
-    )
+    parser.add_argument("--eval_batch_sizes", type=int, nargs="+", default=[64, 256, 512, 2048])
     parser.add_argument("--parts", nargs="+", default=["fit", "answer", "growth"])
     options = parser.parse_args()
     print(f"{machine()}; {options.rounds} rounds")
