@@ -28,7 +28,7 @@ SHORT = (
 )
 CONFIGS = REPOSITORY / "configs"
 # Drawing the report of a test takes longer than such a run.
-UNTESTED = (*SHORT, "--trainer.limit_val_batches", "2", "--test_after_fit", "false")
+UNTESTED = (*SHORT, "--trainer.limit_val_batches", "1", "--test_after_fit", "false")
 
 
 @pytest.fixture

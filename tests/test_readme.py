@@ -27,8 +27,8 @@ from fashion_lightning.command import main
 README = (REPOSITORY / "README.md").read_text()
 SHORT = (
     *("--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2"),
-    *("--trainer.log_every_n_steps", "1", "--trainer.limit_val_batches", "2"),
-    *("--trainer.limit_test_batches", "2"),
+    *("--trainer.log_every_n_steps", "1", "--trainer.limit_val_batches", "1"),
+    *("--trainer.limit_test_batches", "1"),
 )
 
 
