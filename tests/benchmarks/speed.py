@@ -13,7 +13,12 @@ the options. The contenders of `fit`, all with AdamW on 60,000 images:
 - usual: Lightning with torchvision's dataset, a DataLoader, torchmetrics and `self.log`;
 - by hand: a plain loop over normalised tensors in memory, with the same optimizer and schedule;
 - by hand, tuned: the same after `tune_process()`, as our command does it;
+- Lightning alone: that loop's network, optimizer, schedule and batches in a tuned Trainer that has
+  no progress bar, logger, checkpoints or metrics;
 - matrix products: only those of a step, which is what no program can save.
+
+Test and predict are compared with a bare loop that makes normalised floats of the same uint8 images
+and asks the same network, and with one that finds these floats made.
 """
 
 import argparse
@@ -25,7 +30,7 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, cached_property, partial
 from multiprocessing import get_context
@@ -37,7 +42,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
@@ -105,6 +110,58 @@ class Usual(Timed):
         return torch.optim.AdamW(self.parameters(), lr=1e-3)
 
 
+class Alone(Timed):
+    """A network and what trains it."""
+
+    def __init__(self, total_steps: int) -> None:
+        super().__init__()
+        self.network = MLP()
+        self.total_steps = total_steps
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, labels = batch
+        return loss_of(self.network(images), labels)
+
+    def configure_optimizers(self) -> Any:
+        optimizer, schedule = adamw(self.network, self.total_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class Shuffled:
+    """Batches of tensors in memory, in a new order each time."""
+
+    def __init__(self, tensors: tuple[Tensor, ...], batch_size: int) -> None:
+        self.tensors = tensors
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return len(self.tensors[0]) // self.batch_size
+
+    def __iter__(self) -> Iterator[Any]:
+        order = torch.randperm(len(self.tensors[0]), device=DEVICE)
+        for step in range(len(self)):
+            chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
+            yield tuple(tensor[chosen] for tensor in self.tensors)
+
+
+def adamw(network: nn.Module, total_steps: int) -> tuple[torch.optim.AdamW, LambdaLR]:
+    """Return an optimizer like ours, and a learning rate that falls linearly."""
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=2.5e-3, betas=(0.9, 0.95), weight_decay=0.35, fused=True
+    )
+    return optimizer, LambdaLR(optimizer, lambda step: 1 - step / (total_steps + 1))
+
+
+def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return what training minimises."""
+    return F.cross_entropy(logits.float(), labels, label_smoothing=0.1)
+
+
+def normalised(images: Tensor) -> Tensor:
+    """Return uint8 images ``(N, 28, 28)`` as a network takes them."""
+    return images.unsqueeze(1).float().div_(255).sub_(0.2860).div_(0.3530)
+
+
 class Contender:
     """All ways to do the same; each returns the seconds of an epoch or of 10,000 images."""
 
@@ -120,18 +177,19 @@ class Contender:
     @cached_property
     def training(self) -> tuple[Tensor, Tensor]:
         """Normalised images and labels in memory, as a loop by hand would have them."""
-        return self._tensors("fit", "train_set")
+        images, labels = self._tensors("fit", "train_set")
+        return normalised(images), labels
 
     @cached_property
-    def testing(self) -> tuple[Tensor, Tensor]:
-        return self._tensors("test", "test_set")
+    def testing(self) -> Tensor:
+        return self._tensors("test", "test_set")[0]
 
     def _tensors(self, stage: str, name: str) -> tuple[Tensor, Tensor]:
         datamodule = FashionMNISTDataModule(**self.data, val_size=0)
         datamodule.prepare_data()
         datamodule.setup(stage)
         images, labels = (tensor.to(DEVICE) for tensor in getattr(datamodule, name).tensors)
-        return images.unsqueeze(1).float().div(255).sub(0.2860).div(0.3530), labels
+        return images, labels
 
     @cached_property
     def torchvision(self) -> FashionMNIST:
@@ -170,26 +228,34 @@ class Contender:
     def by_hand(self, batch_size: int, precision: str) -> float:
         # What importing Lightning sets; it slows the optimizer down where there is no CUDA.
         os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
-        images, labels = self.training
+        batches = Shuffled(self.training, batch_size)
         network = MLP().to(DEVICE)
-        optimizer = torch.optim.AdamW(
-            network.parameters(), lr=2.5e-3, betas=(0.9, 0.95), weight_decay=0.35, fused=True
-        )
-        steps = len(labels) // batch_size
-        schedule = LambdaLR(optimizer, lambda step: 1 - step / (EPOCHS * steps + 1))
+        optimizer, schedule = adamw(network, EPOCHS * len(batches))
         started = now()
         for _ in range(EPOCHS):
-            order = torch.randperm(len(labels), device=DEVICE)
-            for step in range(steps):
-                chosen = order[step * batch_size : (step + 1) * batch_size]
+            for images, labels in batches:
                 with torch.autocast(DEVICE.type, torch.bfloat16, enabled=precision != FULL):
-                    logits = network(images[chosen])
-                loss = F.cross_entropy(logits.float(), labels[chosen], label_smoothing=0.1)
+                    logits = network(images)
+                loss = loss_of(logits, labels)
                 optimizer.zero_grad()
                 torch.autograd.backward(loss)
                 optimizer.step()
                 schedule.step()
         return (now() - started) / EPOCHS
+
+    def alone(self, batch_size: int, precision: str) -> float:
+        tune_process()
+        batches = Shuffled(self.training, batch_size)
+        with quiet():
+            Trainer(
+                max_epochs=EPOCHS,
+                precision=precision,  # type: ignore[arg-type]
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            ).fit(Alone(EPOCHS * len(batches)), batches)
+        return Timed.seconds / EPOCHS
 
     def matrix_products(self, batch_size: int, precision: str, hidden: int = 512) -> float:
         dtype = torch.float32 if precision == FULL else torch.bfloat16
@@ -224,9 +290,19 @@ class Contender:
             whole = now() - started
         return Timed.seconds, whole
 
-    def bare_forward(self, batch_size: int) -> float:
+    def bare_loop(self, batch_size: int) -> float:
         network = MLP().to(DEVICE).eval()
-        batches = torch.split(self.testing[0], batch_size)
+        started = now()
+        with torch.inference_mode():
+            logits = [
+                network(normalised(images)) for images in torch.split(self.testing, batch_size)
+            ]
+        assert len(logits)
+        return now() - started
+
+    def bare_loop_of_floats(self, batch_size: int) -> float:
+        network = MLP().to(DEVICE).eval()
+        batches = torch.split(normalised(self.testing), batch_size)
         started = now()
         with torch.inference_mode():
             logits = [network(images) for images in batches]
@@ -284,12 +360,14 @@ class Contest:
         """Compare training, epoch by epoch."""
         heading(
             "fit, batch size", "precision", "ours, s an epoch", "ours / by hand",
-            "ours / by hand, tuned", "ours / usual (32-true)", "ours / matrix products",
+            "ours / by hand, tuned", "ours / Lightning alone", "ours / usual (32-true)",
+            "ours / matrix products",
         )  # fmt: skip
         precisions = list(dict.fromkeys((FULL, NATIVE)))
         methods = {
             "by hand": Contender.by_hand,
             "tuned": Contender.by_hand_tuned,
+            "alone": Contender.alone,
             "ours": Contender.ours,
             "products": Contender.matrix_products,
         }
@@ -301,28 +379,30 @@ class Contest:
             seconds = self.interleave(ways, self.rounds)
             for kind in precisions:
                 ours = seconds[f"ours {kind}"]
-                others = (f"by hand {kind}", f"tuned {kind}", "usual", f"products {kind}")
+                others = [f"{name} {kind}" for name in ("by hand", "tuned", "alone", "products")]
+                others.insert(3, "usual")
                 ratios = (ratio(ours, seconds[other]) for other in others)
                 row(size, kind, f"{statistics.median(ours):.2f}", *ratios)
 
     def answer(self, batch_sizes: list[int]) -> None:
         """Compare test, predict, and predict with its table."""
         heading(
-            "10,000 images, batch size", "stage", "ours, ms", "ours / bare forward loop",
-            "whole call, ms",
+            "10,000 images, batch size", "stage", "ours, ms", "ours / bare loop",
+            "ours / bare loop of floats", "whole call, ms",
         )  # fmt: skip
         stages = {"test": "test, with its report", "predict": "predict", "table": "predict to CSV"}
         for size in batch_sizes:
             ways: dict[str, Way] = {
                 stage: partial(Contender.answer, stage=stage, batch_size=size) for stage in stages
             }
-            ways["bare"] = partial(Contender.bare_forward, batch_size=size)
+            ways["bare"] = partial(Contender.bare_loop, batch_size=size)
+            ways["floats"] = partial(Contender.bare_loop_of_floats, batch_size=size)
             seconds = self.interleave(ways, 3 * self.rounds)  # They are short.
             for stage, title in stages.items():
                 loops, calls = zip(*seconds[stage], strict=True)
-                times = (f"{statistics.median(values) * 1000:.0f}" for values in (loops, calls))
-                ours, whole = times
-                row(size, title, ours, ratio(loops, seconds["bare"]), whole)
+                ours, whole = (f"{statistics.median(taken) * 1000:.0f}" for taken in (loops, calls))
+                ratios = (ratio(loops, seconds[other]) for other in ("bare", "floats"))
+                row(size, title, ours, *ratios, whole)
 
     def growth(self) -> None:
         """Show how the cost of training grows with images, epochs and width."""
