@@ -38,7 +38,7 @@ def split_indices(labels: Tensor, val_size: int, seed: int) -> tuple[Tensor, Ten
         Indices of the training and of the validation images, each in ascending order.
     """
     random = Random(seed)
-    keys = torch.tensor([random.random() for _ in labels], dtype=torch.float64)
+    keys = torch.tensor([random.random() for _ in range(len(labels))], dtype=torch.float64)
     place = torch.empty_like(keys)  # of an image within its class, as a fraction
     for label in set(labels.tolist()):
         members = (labels == label).nonzero().squeeze(1)

@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,23 +15,37 @@ from conftest import FORKS, REPOSITORY
 SCRIPT = Path(__file__).with_name("processes.py")
 
 
-def run_here(folder: Path, arguments: list[str]) -> None:
+def run_here(folder: Path, arguments: list[str], environment: dict[str, str]) -> None:
     """Run the script in this process."""
     os.chdir(folder)
+    os.environ.update(environment)
     sys.argv = [str(SCRIPT), *arguments]
     runpy.run_path(str(SCRIPT), run_name="__main__")
+
+
+def run(folder: Path, data_dir: Path, num_processes: int, checkpoint: Path) -> Path:
+    """Run the script in processes that tell each other apart as a cluster's do."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    arguments = [str(data_dir), str(num_processes), "600", str(checkpoint)]
+    processes = []
+    for rank in range(num_processes):
+        several = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LOCAL_RANK": str(rank)}
+        task = (folder, arguments, several if num_processes > 1 else {})
+        processes.append(FORKS.Process(target=run_here, args=task, daemon=True))
+        processes[-1].start()
+    for process in processes:
+        process.join(100)
+    assert [process.exitcode for process in processes] == [0] * num_processes
+    return folder
 
 
 @pytest.fixture(scope="session")
 def alone(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
     """What one process leaves; it evaluates its own checkpoint."""
     folder = tmp_path_factory.mktemp("alone")
-    arguments = [str(data_dir), "1", "600", f"{folder}/checkpoints/last.ckpt"]
-    process = FORKS.Process(target=run_here, args=(folder, arguments))
-    process.start()
-    process.join(100)
-    assert process.exitcode == 0
-    return folder
+    return run(folder, data_dir, 1, folder / "checkpoints" / "last.ckpt")
 
 
 @pytest.fixture(scope="session", params=[pytest.param(2, marks=pytest.mark.long), 3])
@@ -42,9 +57,7 @@ def several(
 ) -> Path:
     """What several processes leave; they evaluate the checkpoint of the one."""
     folder = tmp_path_factory.mktemp("several")
-    arguments = [str(data_dir), str(request.param), "600", f"{alone}/checkpoints/last.ckpt"]
-    subprocess.run([sys.executable, SCRIPT, *arguments], cwd=folder, check=True, timeout=100)
-    return folder
+    return run(folder, data_dir, request.param, alone / "checkpoints" / "last.ckpt")
 
 
 def test_training_sees_the_same_batches(alone: Path, several: Path) -> None:
