@@ -190,7 +190,9 @@ def _read(path: Path, size: int, sha256: str) -> bytearray | None:
     try:
         if path.stat().st_size != size:
             return None
-        content = bytearray(path.read_bytes())
+        content = bytearray(size)
+        with path.open("rb") as file:
+            file.readinto(content)
     except OSError:
         return None
     return content if hashlib.sha256(content).hexdigest() == sha256 else None
