@@ -1,4 +1,5 @@
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import lightning.pytorch as pl
@@ -106,6 +107,18 @@ def test_the_split_follows_its_seed_alone(data_dir: Path) -> None:
     torch.manual_seed(2)
     assert torch.equal(first, split_indices(labels, 5000, seed=7)[1])
     assert not torch.equal(first, split_indices(labels, 5000, seed=8)[1])
+
+
+def test_the_split_stays_what_it_is(data_dir: Path) -> None:
+    """Another one would put images that earlier checkpoints were trained on among the held out."""
+    labels = FashionMNIST(data_dir).targets.tolist()
+    random = Random(0)
+    keys = [random.random() for _ in labels]
+    members: dict[int, list[int]] = {label: [] for label in range(10)}
+    for index in sorted(range(60_000), key=keys.__getitem__):
+        members[labels[index]].append(index)
+    val = sorted(index for indices in members.values() for index in indices[:500])
+    assert split_indices(torch.tensor(labels), 5000, seed=0)[1].tolist() == val
 
 
 def test_another_global_seed_has_the_same_split(data_dir: Path) -> None:

@@ -323,6 +323,15 @@ def test_a_fraction_that_leaves_a_batch_is_not_refused(val_size: int) -> None:
     check_batches(trainer, FashionMNISTDataModule(val_size=val_size, mirrors=[]))
 
 
+def test_a_fraction_must_leave_a_batch_to_every_process() -> None:
+    """Of three batches, the first of two processes gets two, the second only one."""
+    trainer = Trainer(
+        accelerator="cpu", devices=2, strategy="ddp", logger=False, limit_val_batches=0.5
+    )
+    with pytest.raises(ValueError, match=r"leaves one of the 1 batches, but got 0\.5"):
+        check_batches(trainer, FashionMNISTDataModule(val_size=1500, mirrors=[]))
+
+
 @pytest.mark.parametrize(
     ("path", "parts"),
     [
