@@ -52,6 +52,7 @@ class FashionLightningCLI(LightningCLI):
     """LightningCLI that keeps all of a run in one folder and never scores random weights."""
 
     _checkpoint: dict[str, Any] | None = None  # what is to be continued, or evaluated
+    _begun: tuple[Path, ...] = ()  # the folder made for this run, and one that was there before
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         words = kwargs.get("args")
@@ -190,6 +191,7 @@ class FashionLightningCLI(LightningCLI):
             there = next(folder for folder in (root, *root.parents) if folder.exists())
             try:
                 run = new_folder(root, "version") if begins else root
+                self._begun = (run, there) if begins else ()
             except OSError as error:
                 raise ValueError(
                     "Expected `default_root_dir` to be a folder that can be written, "
@@ -202,8 +204,7 @@ class FashionLightningCLI(LightningCLI):
                 check_seeds(self.config.fit, trainer)
             return trainer
         except BaseException as error:
-            if begins:
-                discard(run, there)
+            self._discard()
             # Many of Lightning's refusals do not say what they got.
             if isinstance(error, MisconfigurationException | TypeError | ImportError):
                 raise ValueError(f"{error} Got {self._trainer_options()}.") from error
@@ -273,6 +274,13 @@ class FashionLightningCLI(LightningCLI):
                 f"  fashion-lightning fit --config {config} --ckpt_path {stop.checkpoint}"
             )
             raise
+        finally:
+            self._discard()
+
+    def _discard(self) -> None:
+        """Remove the run's folder if nothing was written there."""
+        if self._begun:
+            discard(*self._begun)
 
     # Every callback costs time in every training step, so what has only one moment is no callback.
 

@@ -31,8 +31,8 @@ def new_folder(root: Path, kind: str) -> Path:
 
 
 def discard(run: Path, there: Path) -> None:
-    """Remove the folder of a run that did not begin, and what was made for it below `there`."""
-    with suppress(OSError):  # There are other runs.
+    """Remove the folder of a run that wrote nothing, and what was made for it below `there`."""
+    with suppress(OSError):  # It has files, or there are other runs.
         for folder in (run, *run.parents):
             if folder == there:
                 break

@@ -90,6 +90,7 @@ def test_every_command_takes_it(
     exported = ("export", "--format", "safetensors", "--output", "again.safetensors")
     command(*exported, "--ckpt_path", "pretrained:mlp")
     command("predict", "--ckpt_path", "again.safetensors", "--predictions.path", "table.csv")
+    assert [path.name for path in runs.iterdir()] == ["version_0"]  # No other wrote files there.
     rows = (tmp_path / "table.csv").read_text().splitlines()[1:]
     assert sum(row.split(",")[1] == row.split(",")[2] for row in rows) == pytest.approx(
         10_000 * report["test_acc"]

@@ -379,8 +379,8 @@ class Contest:
             seconds = self.interleave(ways, self.rounds)
             for kind in precisions:
                 ours = seconds[f"ours {kind}"]
-                others = [f"{name} {kind}" for name in ("by hand", "tuned", "alone", "products")]
-                others.insert(3, "usual")
+                names = ("by hand", "tuned", "alone", "usual", "products")
+                others = [name if name == "usual" else f"{name} {kind}" for name in names]
                 ratios = (ratio(ours, seconds[other]) for other in others)
                 row(size, kind, f"{statistics.median(ours):.2f}", *ratios)
 
