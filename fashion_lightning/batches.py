@@ -1,191 +1,556 @@
-"""Batches cut from tensors in memory, on the device where they are used.
+"""DataLoaders over images in memory: what they load, and in which order.
 
-A network this small computes faster than a DataLoader collects single images, so a batch is one
-indexing operation here. This file knows tensors only: not where they come from, and no trainer.
+Three parts, each of which works with PyTorch's own in the place of the others:
+
+- `ImageDataset`: images and labels in memory, and every view of them that augmentation can make;
+- `ShuffledSampler` and `TurnsSampler`: the order of training and of evaluation, for one process or
+  several;
+- `ResumableLoader`: a DataLoader that can continue inside an epoch.
+
+A network this small computes faster than a DataLoader collects single images, so `ImageDataset`
+collects a batch with one indexing operation. This file knows tensors only: not where they come
+from, and no trainer.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from math import ceil
 from random import Random
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, overload
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
 from torch import Tensor
-from torch.utils.data import TensorDataset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    Subset,
+    TensorDataset,
+    default_collate,
+)
+from typing_extensions import override
 
 from fashion_lightning.checks import expect
 
+NO_IMAGE = -(2**62)
+"""The only index of a process that has no batch: it stands for an empty batch."""
 
-class Batches:
-    """An iterable of batches ``(images float32 (B, 1, 28, 28) in [0, 1], labels int64 (B,))``.
 
-    With `targets`, a training batch has a third part, those of its images as they are augmented.
-
-    With `seed` it serves training: every iteration is one epoch in an order of its own, augmented,
-    and a last incomplete batch is left out, so that all steps weigh the same. Without, it serves
-    evaluation: every image once, in order, unchanged.
-
-    The order of an epoch depends on (seed, epoch) alone, and how an image is augmented on (seed,
-    epoch, its position in that order) alone: not on the batch size, on the number of processes,
-    nor on the state of any other random number generator.
-
-    Several processes share the work by taking turns: of batches 0, 1, 2, ... process `rank` gets
-    every `world_size`-th, beginning with its own number. In evaluation, a process that would get
-    none gets an empty one, since Lightning leaves out a process without batches, for which the
-    others would wait.
+class Samples(Sequence[tuple[Tensor, ...]]):
+    """Samples that were collected together: a list of tuples to everybody, a batch to `collate`.
 
     Args:
-        images: uint8, ``(N, 28, 28)``.
-        labels: int64, ``(N,)``, on the device of `images`. The batches are cut there.
-        batch_size: Images in a batch of one process, at least 1.
-        seed: Source of the order and the augmentation, or None for evaluation.
-        horizontal_flip: Probability that a training image is mirrored, in [0, 1].
-        shift: Training images are moved by up to so many pixels, each direction by itself, filled
-            with black; in 0 ... 27.
-        targets: What belongs to each of the `views` of the images, ``(*views.shape[:3], C)``.
-        rank: Number of this process.
-        world_size: Number of processes.
+        columns: For each part of a sample (image, label), all of them in one tensor.
+        names: Names of the parts, if the batch is to be a dict.
+    """
+
+    def __init__(self, columns: list[Tensor], names: tuple[str, ...] | None = None) -> None:
+        self.columns = columns
+        self.names = names
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.columns[0])
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Samples": ...
+    def __getitem__(self, index: int | slice) -> "tuple[Tensor, ...] | Samples":
+        """Return one sample, or some of them."""
+        parts = [column[index] for column in self.columns]
+        return Samples(parts, self.names) if isinstance(index, slice) else tuple(parts)
+
+    def batch(self) -> Any:
+        """Return the samples as a batch: a list of tensors, or a dict if the parts have names."""
+        if self.names is None:
+            return self.columns
+        return dict(zip(self.names, self.columns, strict=True))
+
+
+def collate(samples: Sequence[Any]) -> Any:
+    """Return samples as a batch: what `ImageDataset` has collected, or PyTorch's `default_collate`.
 
     Raises:
-        ValueError: If an argument is out of its range, or the images do not fill one training batch
-            for each process.
+        ValueError: If PyTorch cannot join the samples.
+    """
+    if isinstance(samples, Samples):
+        return samples.batch()
+    try:
+        return default_collate(list(samples))
+    except TypeError as error:
+        raise ValueError(
+            "Expected the samples of the data set to be tensors, numbers or strings, such as those "
+            f"of `transform=torchvision.transforms.ToTensor()`, but got: {error}"
+        ) from error
+
+
+class Augmentation:
+    """The views of an image that augmentation can make, by number; 0 is the image as it is.
+
+    Args:
+        horizontal_flip: Whether there are mirrored views.
+        shift: By how many pixels an image is moved in each direction, in 0 ... 27.
+    """
+
+    def __init__(self, horizontal_flip: bool, shift: int) -> None:
+        self.horizontal_flip = horizontal_flip
+        self.shift = shift
+        self._places = 2 * shift + 1  # in each direction
+        self._as_it_is = shift * self._places + shift
+
+    def __len__(self) -> int:
+        """Return the number of views."""
+        return (1 + self.horizontal_flip) * self._places**2
+
+    def number(self, flip: Tensor, down: Tensor, right: Tensor) -> Tensor:
+        """Return the numbers of views.
+
+        Args:
+            flip: Whether they are mirrored, bool.
+            down: By how many pixels they are cut off at the top after padding, in 0 ... 2 * shift.
+            right: Likewise at the left.
+        """
+        return ((flip * self._places + down) * self._places + right - self._as_it_is) % len(self)
+
+    def parts(self, number: Any) -> tuple[Any, Any, Any]:
+        """Return flip, down and right of view numbers; the inverse of `number`."""
+        place = (number + self._as_it_is) % len(self)
+        flip, place = place // self._places**2, place % self._places**2
+        return flip, place // self._places, place % self._places
+
+    def view(self, image: Tensor, number: int) -> Tensor:
+        """Return a view of one image, ``(..., H, W)``."""
+        flip, down, right = self.parts(number)
+        height, width = image.shape[-2:]
+        image = image.flip(-1) if flip else image
+        image = F.pad(image, (self.shift,) * 4)
+        return image[..., down : down + height, right : right + width]
+
+
+class ImageDataset(Dataset[tuple[Tensor, ...]]):
+    """Images in memory, as a network takes them: samples are ``(image (C, H, W), label, ...)``.
+
+    Index ``i + v * len(self)`` is view `v` of image `i`, see `Augmentation`. Only samplers of this
+    file use such indices: to everybody else this is a data set of the images as they are.
+
+    Args:
+        tensors: Images, then labels and whatever else there is for each image, on one device.
+            Images are ``(N, H, W)`` or ``(N, C, H, W)``: uint8 ones become float32 in [0, 1],
+            floating point ones stay as they are.
+        augmentation: The views. None: the images only.
+        teacher_logits: A teacher's answers to each view, ``(N, len(augmentation), C)``. Batches are
+            dicts then, of ``images``, ``labels`` and ``teacher_logits``.
     """
 
     def __init__(
         self,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        batch_size: int,
-        seed: int | None = None,
-        horizontal_flip: float = 0.0,
-        shift: int = 0,
-        targets: Tensor | None = None,
-        rank: int = 0,
-        world_size: int = 1,
+        tensors: Sequence[Tensor],
+        augmentation: Augmentation | None = None,
+        teacher_logits: Tensor | None = None,
     ) -> None:
-        expect(batch_size >= 1, "batch_size", "an int >= 1", batch_size)
-        expect(0 <= horizontal_flip <= 1, "horizontal_flip", "in [0, 1]", horizontal_flip)
-        expect(0 <= shift <= 27, "shift", "an int in 0 ... 27", shift)
-        self.dataset = TensorDataset(images, labels)
-        self.batch_size = batch_size
-        self.seed = seed
-        self.horizontal_flip = horizontal_flip
-        self.shift = shift
-        self.targets = targets
-        self.rank = rank
-        self.world_size = world_size
-        self._epoch = 0  # of the iteration that is running, or of the first
-        self._cut = 0  # batches cut in it
-        self._resuming = True  # the next iteration begins at (_epoch, _cut), not with a new epoch
-        if seed is not None:
-            expect(
-                len(self) > 0,
-                "batch_size",
-                f"at most {len(labels) // world_size} ({len(labels)} training images, "
-                f"{world_size} process{'es' if world_size > 1 else ''})",
-                batch_size,
-            )
-            self._views = views(images, horizontal_flip, shift)
-            self._collected = torch.empty_like(images)
+        images, *self.others = tensors
+        self.images = images if images.dim() > 3 else images.unsqueeze(1)
+        self.augmentation = augmentation or Augmentation(horizontal_flip=False, shift=0)
+        self.teacher_logits = teacher_logits
+        self._views = views(self.images, self.augmentation)
 
     def __len__(self) -> int:
-        """Batches that this process gets in an epoch."""
-        num_images = len(self.dataset)
-        if self.seed is not None:
-            return num_images // (self.batch_size * self.world_size)
-        step = self.batch_size * self.world_size
-        return max(1, len(range(self.rank * self.batch_size, num_images, step)))
+        """Return the number of images."""
+        return len(self.images)
 
-    def __iter__(self) -> Iterator[Any]:
-        """Run through one epoch; each further iteration is the next epoch."""
-        # A generator: nothing of this happens before the first batch is asked for, so Lightning
-        # may call iter() more often than it runs through an epoch.
-        if not self._resuming:
-            self._epoch, self._cut = self._epoch + 1, 0
-        self._resuming = False
-        images, *others = self.dataset.tensors if self.seed is None else self._shuffled()
-        while self._cut < len(self):
-            first = self.first_index(self._cut)
-            self._cut += 1
-            rows = slice(first, first + self.batch_size)
-            yield images[rows].unsqueeze(1).float().div_(255), *(part[rows] for part in others)
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        """Run through the images as they are."""
+        return (self[index] for index in range(len(self)))
 
-    @property
-    def batch_sampler(self) -> SimpleNamespace:
-        """Where Lightning looks for `set_epoch`, as in a DataLoader."""
-        return SimpleNamespace(sampler=self)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Let the next iteration be an epoch, from its beginning unless it has already begun."""
-        if epoch != self._epoch:
-            self._epoch, self._cut, self._resuming = epoch, 0, True
-
-    def first_index(self, batch_idx: int) -> int:
-        """Return the place, in the order of the epoch, of the first image of a batch."""
-        return (batch_idx * self.world_size + self.rank) * self.batch_size
-
-    def _shuffled(self) -> tuple[Tensor, ...]:
-        """Return all images, labels and targets in the running epoch's order, augmented.
-
-        Collecting them once an epoch leaves next to nothing to do for each batch.
-        """
-        labels = self.dataset.tensors[1]
-        num_images, device = len(labels), labels.device
-        # Hashing the pair keeps (seed 0, epoch 1) and (seed 1, epoch 0) apart.
-        seed = Random(f"{self.seed}, {self._epoch}").getrandbits(63)
-        generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(num_images, generator=generator)
-        flip = torch.rand(num_images, generator=generator) < self.horizontal_flip
-        source = (order + num_images * flip).to(device)
-        offsets = torch.zeros(2, num_images, dtype=torch.int64, device=device)
-        if self.shift:
-            drawn = torch.randint(2 * self.shift + 1, (2, num_images), generator=generator)
-            offsets = drawn.to(device)
-            images = self._views[(source, *offsets)]
-        else:  # The same, but copies an image at once.
-            images = self._collected
-            torch.index_select(self._views[:, 0, 0], 0, source, out=images)
-        targets = () if self.targets is None else (self.targets[(source, *offsets)],)
-        return images, labels[order.to(device)], *targets
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return where the iteration stands; Lightning keeps it in every checkpoint."""
-        images = self._cut * self.batch_size * self.world_size
-        return {"seed": self.seed, "epoch": self._epoch, "images": images}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Let the next iteration continue where `state` was taken, also inside an epoch.
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        """Return one image and what belongs to it.
 
         Raises:
-            ValueError: If `state` was taken inside an epoch, at a place where none of these batches
-                begins.
+            IndexError: If there is no such image.
         """
-        self.seed, self._epoch = state["seed"], state["epoch"]
-        self._cut, rest = divmod(state["images"], self.batch_size * self.world_size)
-        self._resuming = self._cut < len(self)
-        expect(
-            rest == 0 or not self._resuming,
-            "batch_size",
-            f"such that batches of all {self.world_size} processes begin after {state['images']} "
-            "images, where the checkpoint was written",
-            self.batch_size,
-        )
+        return self.__getitems__([_checked(index, self)])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> Samples:
+        """Return several images at once, in memory of their own."""
+        if len(indices) == 1 and indices[0] == NO_IMAGE:
+            indices = []
+        index = torch.tensor(indices, dtype=torch.int64, device=self.images.device)
+        if self.augmentation.shift:
+            number, source = index // len(self), index % len(self)
+            flip, down, right = self.augmentation.parts(number)
+            images = self._views[source + len(self) * flip, down, right]
+        else:  # The same, but copies an image at once. Mirrors lie behind the images.
+            images = self._views[:, 0, 0].index_select(0, index)
+            source = index % len(self) if len(self.augmentation) > 1 else index
+        if not images.is_floating_point():
+            images = images.float().div_(255)
+        columns = [images, *(part.index_select(0, source) for part in self.others)]
+        if self.teacher_logits is None:
+            return Samples(columns)
+        columns.append(self.teacher_logits[source, index // len(self)])
+        return Samples(columns, ("images", "labels", "teacher_logits"))
 
 
-def views(images: Tensor, horizontal_flip: float, shift: int) -> Tensor:
+class AugmentedDataset(Dataset[Any]):
+    """Any data set whose samples begin with an image tensor ``(..., H, W)``, with its views.
+
+    Args:
+        dataset: A map-style data set. It is indexed as in `ImageDataset`.
+        augmentation: The views.
+    """
+
+    def __init__(self, dataset: Dataset[Any], augmentation: Augmentation) -> None:
+        self.dataset = dataset
+        self.augmentation = augmentation
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Any]:
+        """Run through the images as they are."""
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> Any:
+        """Return one sample.
+
+        Raises:
+            IndexError: If there is no such image.
+            ValueError: If the sample does not begin with an image tensor.
+        """
+        number, source = divmod(_checked(index, self), len(self))
+        sample = self.dataset[source]
+        if number == 0:
+            return sample
+        image, *others = sample if isinstance(sample, Sequence) else (sample,)
+        if not isinstance(image, Tensor) or image.dim() < 2:
+            raise ValueError(
+                "Expected the samples of the training set to begin with an image tensor "
+                "(..., H, W), which `horizontal_flip` and `shift` augment, "
+                f"but got {type(image).__name__}; turn them off, or use `ToTensor()`."
+            )
+        return (self.augmentation.view(image, number), *others)
+
+
+def _checked(index: int, dataset: ImageDataset | AugmentedDataset) -> int:
+    """Return an index, counted from the beginning, or raise an IndexError."""
+    if not -len(dataset) <= index < len(dataset) * len(dataset.augmentation):
+        raise IndexError(f"Expected an index below {len(dataset)}, but got {index}.")
+    return index + len(dataset) if index < 0 else index
+
+
+def in_memory(dataset: Any) -> tuple[Tensor, ...] | None:
+    """Return the tensors of a data set of images, or None if it is of another kind.
+
+    Args:
+        dataset: PyTorch's `TensorDataset`, or a `Subset` of one. A subclass of theirs may do more
+            than to index tensors, and is left as it is.
+    """
+    if type(dataset) is Subset:
+        tensors = in_memory(dataset.dataset)
+        index = torch.as_tensor(dataset.indices, dtype=torch.int64)
+        return tensors and tuple(tensor[index] for tensor in tensors)
+    if type(dataset) is TensorDataset and dataset.tensors[0].dim() in (3, 4):
+        return dataset.tensors
+    return None
+
+
+def views(images: Tensor, augmentation: Augmentation) -> Tensor:
     """Return all that augmentation can make of images, without a copy of each.
 
     Args:
-        images: ``(N, 28, 28)``.
-        horizontal_flip: Probability that an image is mirrored; 0 leaves the mirrored ones out.
-        shift: By how many pixels images are moved.
+        images: ``(N, ..., H, W)``.
+        augmentation: Whether images are mirrored, and by how much they are moved.
 
     Returns:
-        ``(N or 2 N, 2 * shift + 1, 2 * shift + 1, 28, 28)``: images, then their mirrors, each at
+        ``(N or 2 N, 2 * shift + 1, 2 * shift + 1, ..., H, W)``: images, then their mirrors, each at
         each place. It is a view of them, padded.
     """
-    padded = F.pad(images, (shift,) * 4)
-    both = torch.cat([padded, padded.flip(-1)]) if horizontal_flip else padded
-    return both.unfold(1, images.shape[1], 1).unfold(2, images.shape[2], 1)
+    height, width = images.shape[-2:]
+    padded = F.pad(images, (augmentation.shift,) * 4) if augmentation.shift else images
+    both = torch.cat([padded, padded.flip(-1)]) if augmentation.horizontal_flip else padded
+    places = both.unfold(-2, height, 1).unfold(-2, width, 1)  # (N, ..., y, x, H, W)
+    return places.movedim((-4, -3), (1, 2))
+
+
+class _Shares(DistributedSampler[int]):
+    """A sampler that knows which batches are this process's.
+
+    It *is* PyTorch's `DistributedSampler`, so that Lightning and Fabric leave it in its place.
+    Process and number of processes may be given; otherwise those of `torch.distributed` count when
+    an epoch begins.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        batch_size: int,
+        rank: int | None = None,
+        num_replicas: int | None = None,
+    ) -> None:
+        expect(batch_size >= 1, "batch_size", "an int >= 1", batch_size)
+        # Not the parent's: it fixes the processes, and lengths that follow from them, for good.
+        self.dataset: Any = dataset
+        self.batch_size = batch_size
+        self.epoch = 0
+        self.shuffle = self.drop_last = False
+        self.seed = 0
+        self._rank = rank
+        self._num_replicas = num_replicas
+
+    @property
+    def rank(self) -> int:  # type: ignore[override]
+        """Number of this process."""
+        if self._rank is not None:
+            return self._rank
+        return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+    @property
+    def num_replicas(self) -> int:  # type: ignore[override]
+        """Number of processes."""
+        if self._num_replicas is not None:
+            return self._num_replicas
+        return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+    @property
+    def num_samples(self) -> int:  # type: ignore[override]
+        """Number of indices that this process gets in a whole epoch."""
+        return len(self)
+
+    @property
+    def total_size(self) -> int:  # type: ignore[override]
+        """Number of indices that all processes get in a whole epoch."""
+        return len(self.dataset)
+
+
+class TurnsSampler(_Shares):
+    """Every image in order, in batches that the processes take in turns.
+
+    Of batches 0, 1, 2, ... process `rank` gets every `num_replicas`-th, beginning with its own
+    number. So the batches, and all numbers that are computed from them, are the same for any number
+    of processes.
+
+    Args:
+        dataset: Has a length.
+        batch_size: Images in a batch, at least 1.
+        pad: Whether the processes get equally many batches: the last ones repeat images from the
+            beginning, as PyTorch's `DistributedSampler` does. Otherwise each image comes once, some
+            processes get one batch fewer, and one that would get none an empty one.
+        rank: Number of this process. None: that of `torch.distributed`.
+        num_replicas: Number of processes. None: likewise.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        batch_size: int,
+        *,
+        pad: bool = False,
+        rank: int | None = None,
+        num_replicas: int | None = None,
+    ) -> None:
+        super().__init__(dataset, batch_size, rank, num_replicas)
+        self.pad = pad
+
+    def _batches(self) -> list[range]:
+        num_images, size, step = len(self.dataset), self.batch_size, self.num_replicas
+        batches = [
+            range(first, min(first + size, num_images)) for first in range(0, num_images, size)
+        ]
+        if self.pad and batches:
+            # The last batch of all may be a short one: the others of its turn are no longer.
+            missing = -len(batches) % step
+            batches += (batches * ceil(missing / len(batches)))[:missing]
+        return batches[self.rank :: step] or [range(NO_IMAGE, NO_IMAGE + 1)]
+
+    @override
+    def __len__(self) -> int:
+        """Return the number of indices that this process gets."""
+        # A loader counts batches from this: only the last batch of all may be a short one, and a
+        # process that repeats it at another place must not count it as full.
+        return sum(map(len, self._batches()))
+
+    @override
+    def __iter__(self) -> Iterator[int]:
+        """Return the indices of this process, batch after batch."""
+        return iter([index for batch in self._batches() for index in batch])
+
+
+class ShuffledSampler(_Shares):
+    """The training images in an order of its own in each epoch, each in one of its views.
+
+    The order of an epoch depends on (seed, epoch) alone, and the view of an image on (seed, epoch,
+    its position in that order) alone: not on the batch size, on the number of processes, nor on the
+    state of any other random number generator.
+
+    Every iteration is the next epoch. Once `set_epoch` was called, as Lightning and Fabric do it
+    before each epoch, the epoch is the one that was set, however often somebody looks into it.
+
+    Batches of several processes are dealt out in turns, as in `TurnsSampler`. What does not fill a
+    batch for each of them is left out, so that all steps weigh the same.
+
+    Args:
+        dataset: Has a length.
+        batch_size: Images in a batch of one process, at least 1.
+        seed: Source of order and augmentation.
+        horizontal_flip: Probability that an image is mirrored, in [0, 1].
+        shift: Images are moved by up to so many pixels, each direction by itself, in 0 ... 27.
+        rank: Number of this process. None: that of `torch.distributed`.
+        num_replicas: Number of processes. None: likewise.
+
+    Raises:
+        ValueError: If an argument is out of its range, or the images do not fill one batch for each
+            process.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        batch_size: int,
+        *,
+        seed: int,
+        horizontal_flip: float = 0.0,
+        shift: int = 0,
+        rank: int | None = None,
+        num_replicas: int | None = None,
+    ) -> None:
+        super().__init__(dataset, batch_size, rank, num_replicas)
+        expect(0 <= horizontal_flip <= 1, "horizontal_flip", "in [0, 1]", horizontal_flip)
+        expect(0 <= shift <= 27, "shift", "an int in 0 ... 27", shift)
+        self.seed = seed
+        self.shuffle = self.drop_last = True
+        self.horizontal_flip = horizontal_flip
+        self.augmentation = Augmentation(bool(horizontal_flip), shift)
+        self._is_set = False  # whether somebody says which epoch it is
+        self._start = (0, 0)  # an epoch, and images of it to leave out
+        self._check_size()
+
+    def _check_size(self) -> None:
+        num_images, processes = len(self.dataset), self.num_replicas
+        expect(
+            self.batch_size * processes <= num_images,
+            "batch_size",
+            f"at most {num_images // processes} ({num_images} training images, "
+            f"{processes} process{'es' if processes > 1 else ''})",
+            self.batch_size,
+        )
+
+    @override
+    def __len__(self) -> int:
+        """Return the number of indices that this process gets in a whole epoch."""
+        return len(self.dataset) // (self.batch_size * self.num_replicas) * self.batch_size
+
+    @override
+    def set_epoch(self, epoch: int) -> None:
+        """Let this be the epoch of all following iterations.
+
+        Args:
+            epoch: Its number, from 0.
+        """
+        self.epoch = epoch
+        self._is_set = True
+
+    def start_at(self, epoch: int, images: int) -> None:
+        """Continue: the next iteration is `epoch`, without the images that came already.
+
+        Args:
+            epoch: Its number, from 0.
+            images: How many images of it all processes together have had.
+
+        Raises:
+            ValueError: If no batch begins there.
+        """
+        step = self.batch_size * self.num_replicas
+        inside = images < len(self.dataset) // step * step
+        expect(
+            not inside or images % step == 0,
+            "batch_size",
+            f"such that batches of all {self.num_replicas} processes begin after {images} "
+            "images, where the checkpoint was written",
+            self.batch_size,
+        )
+        self._start = (epoch, images) if inside else (epoch + 1, 0)
+        self.epoch = self._start[0]
+
+    @property
+    def batches_to_skip(self) -> int:
+        """How many batches of the next iteration came before `start_at`."""
+        epoch, images = self._start
+        return images // (self.batch_size * self.num_replicas) if epoch == self.epoch else 0
+
+    @override
+    def __iter__(self) -> Iterator[int]:
+        """Return the indices of this process: an epoch's rest if it continues, else all of it."""
+        # A generator: nothing of this happens before the first index is asked for.
+        self._check_size()  # The number of processes may be known only now.
+        epoch, skip = self.epoch, self.batches_to_skip
+        if not self._is_set:
+            self.epoch += 1
+        size, step = self.batch_size, self.batch_size * self.num_replicas
+        indices = self._order(epoch)
+        for begin in range(skip * step, len(indices) - step + 1, step):
+            place = begin + self.rank * size
+            yield from indices[place : place + size]
+
+    def _order(self, epoch: int) -> list[int]:
+        """Return an epoch's indices of all processes, see `ImageDataset`."""
+        num_images, shift = len(self.dataset), self.augmentation.shift
+        # Hashing the pair keeps (seed 0, epoch 1) and (seed 1, epoch 0) apart.
+        generator = torch.Generator().manual_seed(Random(f"{self.seed}, {epoch}").getrandbits(63))
+        order = torch.randperm(num_images, generator=generator)
+        flip = torch.rand(num_images, generator=generator) < self.horizontal_flip
+        offsets = torch.zeros(2, num_images, dtype=torch.int64)
+        if shift:
+            offsets = torch.randint(2 * shift + 1, (2, num_images), generator=generator)
+        indices: list[int] = (
+            order + num_images * self.augmentation.number(flip, *offsets)
+        ).tolist()
+        return indices
+
+
+class ResumableLoader(DataLoader[Any]):
+    """A DataLoader with a `ShuffledSampler` that can continue inside an epoch.
+
+    Its state is the place of its newest iterator. A trainer knows better, whatever else looks into
+    the loader: `place` may say where training stands.
+
+    Attributes:
+        place: Returns the running epoch and how many of its batches this process has had.
+    """
+
+    place: Callable[[], tuple[int, int]] | None = None
+    _newest = (0, 0)
+
+    @override
+    def __iter__(self) -> Any:
+        """Begin an epoch when its first batch is asked for."""
+        sampler = self._shuffled
+        epoch, skipped = sampler.epoch, sampler.batches_to_skip  # The sampler moves on by itself.
+        for number, batch in enumerate(super().__iter__(), skipped + 1):
+            self._newest = epoch, number
+            yield batch
+
+    @property
+    def _shuffled(self) -> ShuffledSampler:
+        assert isinstance(self.sampler, ShuffledSampler)
+        return self.sampler
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return seed, epoch and the number of its images that all processes have had."""
+        sampler = self._shuffled
+        epoch, batches = self.place() if self.place else self._newest
+        images = batches * sampler.batch_size * sampler.num_replicas
+        return {"seed": sampler.seed, "epoch": epoch, "images": images}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state` was taken, also inside an epoch.
+
+        Raises:
+            ValueError: If no batch of this loader begins there.
+        """
+        sampler = self._shuffled
+        sampler.seed = state["seed"]
+        sampler.start_at(state["epoch"], state["images"])
+        self._newest = sampler.epoch, sampler.batches_to_skip

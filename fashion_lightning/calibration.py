@@ -17,13 +17,14 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
     Args:
         logits: ``(N, num_classes)``, of images that the network was not trained on.
-        labels: Class numbers, ``(N,)``.
+        labels: Class numbers, ``(N,)``, or soft labels, ``(N, num_classes)``.
 
     Returns:
         A temperature in [0.01, 100]; below 1 for a network that is less sure than it could be, 1 if
         a logit is not finite.
     """
     logits = logits.detach().double()
+    labels = labels.double() if labels.dim() == 2 else labels
     log_t = torch.zeros((), dtype=torch.float64, device=logits.device, requires_grad=True)
     optimizer = torch.optim.LBFGS([log_t], line_search_fn="strong_wolfe")
 

@@ -47,7 +47,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Args:
             path: The file.
             map_location: Where to put a checkpoint's tensors. None: where they were.
-            weights_only: Not used: always True.
+            weights_only: False trusts the file: whatever is in it is unpickled, and may run code.
+                None: True.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -55,4 +56,4 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         if is_safetensors(path):
             return read_checkpoint(path)
-        return super().load_checkpoint(path, map_location, weights_only=True)
+        return super().load_checkpoint(path, map_location, weights_only=weights_only is not False)

@@ -4,9 +4,10 @@ A checkpoint may come from anywhere. PyTorch reads plain values and tensors only
 is used, too: Lightning would import and build whatever class a checkpoint names as its network.
 """
 
+import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from pickle import UnpicklingError
@@ -15,6 +16,7 @@ from typing import IO, Any
 import torch
 from safetensors import safe_open
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from fashion_lightning.network import MLP, ConvNet
 
@@ -49,7 +51,8 @@ def read_checkpoint(file: str | Path | IO[bytes], *, continues: bool = False) ->
     except Exception as error:  # What a broken pickle raises is not limited to anything.
         is_whole = isinstance(error, UnpicklingError) and zipfile.is_zipfile(file)
         reason = (
-            "holds more than plain values and tensors, and might run code"
+            "holds more than plain values and tensors, and might run code (`weights_only=False` of "
+            "`load_from_checkpoint` and of the trainer's methods trusts it)"
             if is_whole
             else "is damaged, or no file of PyTorch, or of `export --format safetensors`"
         )
@@ -63,6 +66,46 @@ def read_checkpoint(file: str | Path | IO[bytes], *, continues: bool = False) ->
         if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
             raise _refusal(path, f"holds {group} without names")
     return dict(content)
+
+
+def load_classifier(
+    load: Callable[..., Any],
+    checkpoint_path: str | Path | IO[bytes],
+    map_location: Any,
+    hparams_file: str | Path | None,
+    strict: bool | None,
+    weights_only: bool | None,
+    arguments: dict[str, Any],
+) -> Any:
+    """Do what `FashionMNISTClassifier.load_from_checkpoint` does.
+
+    Args:
+        load: Lightning's `load_from_checkpoint`.
+        checkpoint_path: The file, or its path.
+        map_location: For `load`.
+        hparams_file: For `load`.
+        strict: For `load`.
+        weights_only: False: the file is trusted, and not looked into before.
+        arguments: Those of the module that are given explicitly.
+    """
+    is_trusted = weights_only is False
+    is_exported = isinstance(checkpoint_path, str | Path) and is_safetensors(checkpoint_path)
+    if is_exported or not is_trusted:
+        content = read_checkpoint(checkpoint_path)
+        if "network" not in arguments and not is_trusted:
+            check_network(content)
+        if is_exported:
+            checkpoint_path = io.BytesIO()  # Lightning only reads what `torch.save` has written.
+            torch.save(content, checkpoint_path)
+            checkpoint_path.seek(0)
+    return load(
+        checkpoint_path,
+        map_location,
+        hparams_file,
+        strict,
+        weights_only=not is_trusted,
+        **arguments,
+    )
 
 
 def is_safetensors(path: str | Path) -> bool:
@@ -145,7 +188,7 @@ def recorded_arguments(content: dict[str, Any], *, network: bool) -> dict[str, A
         if not name.startswith("_")  # Lightning's own notes
         and (network or name != "network")
         # Where data comes from, and what is written, is not for it to say.
-        and name not in ("data_dir", "mirrors", "images", "preview")
+        and name not in ("data_dir", "mirrors", "images", "preview", "num_workers", "pin_memory")
     }
 
 
@@ -159,7 +202,13 @@ def check_weights(module: nn.Module, state_dict: Mapping[str, Any]) -> None:
     Raises:
         ValueError: If a name or a shape differs; says the first.
     """
-    own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    own = {
+        name: tuple(tensor.shape)
+        for name, tensor in module.state_dict().items()
+        if not isinstance(tensor, UninitializedParameter)  # Lazy layers take any shape.
+    }
+    lazy = {*module.state_dict()} - {*own}
+    state_dict = {name: value for name, value in state_dict.items() if name not in lazy}
     given = {name: tuple(getattr(value, "shape", ())) for name, value in state_dict.items()}
     for name in [*own, *given]:
         if own.get(name) != given.get(name):

@@ -1,6 +1,7 @@
 """Lightning's CLI for this package: a folder a run, defaults by hardware and clear refusals."""
 
 from contextlib import nullcontext
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from fashion_lightning.checkpoint_io import AtomicCheckpointIO
 from fashion_lightning.checkpoints import check_weights, read_checkpoint, recorded_arguments
 from fashion_lightning.limits import (
     check_batches,
+    check_callbacks,
     check_scores,
     check_seeds,
     check_teacher,
@@ -116,6 +118,11 @@ class FashionLightningCLI(LightningCLI):
             parser.error(f"Expected text in UTF-8, but got {error}.")
         command = self.config["subcommand"]
         config = self.config[command]
+        if config.get("lr_scheduler") and not config.get("optimizer"):
+            parser.error(
+                "Expected `lr_scheduler` to be given together with `optimizer`, since the model's "
+                f"own follows `warmup`, but got only {config.lr_scheduler.class_path}."
+            )
         for name in ("model", "data", "trainer"):
             if not isinstance(config[name], Namespace):
                 parser.error(f"Expected `{name}` to be a mapping, but got {config[name]!r}.")
@@ -179,12 +186,17 @@ class FashionLightningCLI(LightningCLI):
         check_scores(self.model)  # before the run has a folder
         if self._checkpoint:
             check_weights(self.model, self._checkpoint["state_dict"])
+            # Explicit arguments win; otherwise these are the checkpoint's own.
+            self.model.register_load_state_dict_post_hook(partial(_set, **self._constants()))
         config = self._get(self.config_init, "trainer")
         check_trainer_options(config)
         if self.subcommand == "fit":
             check_teacher(config, self.datamodule)
         checkpoint = self._get(self.config, "ckpt_path")
         run = run_of(Path(checkpoint)) if checkpoint else None
+        if run and config.default_root_dir:  # Whoever names a folder means it.
+            root = Path(config.default_root_dir).resolve()
+            run = run if run.resolve().is_relative_to(root) else None
         begins = run is None and not config.fast_dev_run and _is_first_process()
         if run is None:
             root = Path(config.default_root_dir or "")
@@ -200,6 +212,7 @@ class FashionLightningCLI(LightningCLI):
         try:
             trainer = super().instantiate_trainer(**kwargs, **self._trainer_arguments(config, run))
             check_batches(trainer, self.datamodule)
+            check_callbacks(trainer, self._get(self.config, "lr_scheduler"))
             if self.subcommand == "fit":
                 check_seeds(self.config.fit, trainer)
             return trainer
@@ -210,9 +223,21 @@ class FashionLightningCLI(LightningCLI):
                 raise ValueError(f"{error} Got {self._trainer_options()}.") from error
             raise
 
+    def _constants(self) -> dict[str, float]:
+        """Return the model's constants that a checkpoint holds, too."""
+        return {name: self._get(self.config, "model")[name] for name in ("mean", "std")}
+
     def _trainer_arguments(self, config: Namespace, run: Path) -> dict[str, Any]:
         """Return what the trainer gets beside its own options, with all its files in `run`."""
         fits, trial = self.subcommand == "fit", bool(config.fast_dev_run)
+        arguments: dict[str, Any] = {
+            "default_root_dir": str(run),
+            "enable_model_summary": False,  # `before_fit` prints one.
+        }
+        if self.datamodule.val_size == 0:
+            arguments["limit_val_batches"] = 0
+        if config.barebones:  # Nothing but the steps.
+            return arguments
         callbacks, plugins = _as_list(config.callbacks), _as_list(config.plugins)
         if self.subcommand == "test":
             callbacks.append(ReportWriter(run))
@@ -226,19 +251,13 @@ class FashionLightningCLI(LightningCLI):
         has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
         if config.enable_progress_bar is not False and not has_bar:
             callbacks.append(SteadyProgressBar())
-        arguments = {
-            "default_root_dir": str(run),
-            "callbacks": callbacks,
-            "plugins": plugins,
-            "enable_model_summary": False,  # `before_fit` prints one.
-        }
+        arguments |= {"callbacks": callbacks, "plugins": plugins}
         if config.profiler is None:
             arguments["profiler"] = _NoProfiler()
         if config.logger in (None, True):
-            # Training writes curves; the other commands must not touch those.
-            arguments["logger"] = _loggers(run) if fits and not trial else False
-        if self.datamodule.val_size == 0:
-            arguments["limit_val_batches"] = 0
+            # Training writes curves; the other commands must not touch those. In a trial run,
+            # Lightning puts a logger that writes nothing in the place of any.
+            arguments["logger"] = fits and (trial or _loggers(run))
         return arguments
 
     def _trainer_options(self) -> str:
@@ -261,6 +280,10 @@ class FashionLightningCLI(LightningCLI):
             super()._run_subcommand(subcommand)
         except (FileExistsError, ImportError, MisconfigurationException) as error:
             self.parser.error(str(error))
+        except RuntimeError as error:
+            if not str(error).startswith("Early stopping conditioned on metric"):
+                raise
+            self.parser.error(str(error).splitlines()[0])
         except ValueError as error:
             if subcommand != "export":  # Elsewhere it is a bug.
                 raise
@@ -268,10 +291,11 @@ class FashionLightningCLI(LightningCLI):
         except (FloatingPointError, OSError) as error:
             self.parser.exit(1, f"\nerror: {error}\n")
         except Interrupted as stop:
-            config = Path(trainer.default_root_dir) / "config.yaml"
+            run = Path(trainer.default_root_dir)
+            last = run / "checkpoints" / stop.checkpoint.name
             rank_zero_info(
                 "\nStopped. To continue:\n"
-                f"  fashion-lightning fit --config {config} --ckpt_path {stop.checkpoint}"
+                f"  fashion-lightning fit --config {run / 'config.yaml'} --ckpt_path {last}"
             )
             raise
         finally:
@@ -287,8 +311,11 @@ class FashionLightningCLI(LightningCLI):
     def before_fit(self) -> None:
         """Show the network's layers and keep the configuration in the run's folder."""
         config, trainer = self.config.fit, self.trainer
-        if config.trainer.enable_model_summary is not False:
+        if config.trainer.enable_model_summary is not False and not config.trainer.barebones:
+            # Only here: other people's summaries and hooks may not expect another forward.
+            self.model.example_input_array = torch.zeros(3, 1, 28, 28)
             ModelSummary(max_depth=-1).on_fit_start(trainer, self.model)
+            self.model.example_input_array = None
         if trainer.is_global_zero and not config.trainer.fast_dev_run:
             # What was continued, or beside it, is no setting: the file serves to run it all again.
             settings = config.clone()
@@ -323,6 +350,12 @@ class FashionLightningCLI(LightningCLI):
             f"  fashion-lightning predict --ckpt_path {best}\n"
             f"  fashion-lightning export --ckpt_path {best}"
         )
+
+
+def _set(model: Any, _: Any, **constants: float) -> None:
+    """Set buffers of a model."""
+    for name, value in constants.items():
+        getattr(model, name).fill_(value)
 
 
 def _is_first_process() -> bool:

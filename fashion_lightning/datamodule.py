@@ -2,27 +2,33 @@
 
 import hashlib
 from collections.abc import Sequence
-from contextlib import nullcontext
-from itertools import product
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from typing_extensions import override
 
 from fashion_lightning import files
-from fashion_lightning.batches import Batches, views
+from fashion_lightning.batches import (
+    Augmentation,
+    AugmentedDataset,
+    ImageDataset,
+    ResumableLoader,
+    ShuffledSampler,
+    TurnsSampler,
+    collate,
+    in_memory,
+)
 from fashion_lightning.checks import expect
-from fashion_lightning.pretrained import resolve
-
-if TYPE_CHECKING:
-    from fashion_lightning.photos import Photos
+from fashion_lightning.module import FashionMNISTClassifier
+from fashion_lightning.teacher import teacher_logits
 
 
 def split_indices(labels: Tensor, val_size: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -49,14 +55,23 @@ def split_indices(labels: Tensor, val_size: int, seed: int) -> tuple[Tensor, Ten
     return (~chosen).nonzero().squeeze(1), chosen.nonzero().squeeze(1)
 
 
-class FashionMNISTDataModule(LightningDataModule):
-    """FashionMNIST, split 55,000 / 5,000 / 10,000, as batches cut from tensors in memory.
+def split_digest(val: Tensor) -> str:
+    """Return a checksum of the indices of a validation split, which checkpoints record."""
+    return hashlib.sha256(val.numpy().tobytes()).hexdigest()
 
-    Batches are ``(images float32 (B, 1, 28, 28) in [0, 1], labels int64 (B,))``, already on the
-    trainer's device. Training batches are shuffled and augmented anew each epoch, from the global
-    seed (`seed_everything`, `torch.manual_seed`); validation, test and predict batches hold every
-    image once, in the dataset's order. The predict stage serves the test images, or photographs
-    (`images`) as batches of `fashion_lightning.photos.PhotoBatch`.
+
+class FashionMNISTDataModule(LightningDataModule):
+    """FashionMNIST, split 55,000 / 5,000 / 10,000, from memory.
+
+    All loaders are `torch.utils.data.DataLoader`s of ``[images float32 (B, 1, 28, 28) in [0, 1],
+    labels int64 (B,)]``; each iteration is independent of the others. Training batches are shuffled
+    and augmented anew each epoch, from the global seed (`seed_everything`, `torch.manual_seed`);
+    validation, test and predict batches hold every image in the dataset's order. The predict stage
+    serves the test images, or photographs (`images`) as `fashion_lightning.photos.PhotoBatch`.
+
+    A subclass may put other data sets in the place of `train_set`, `val_set` and `test_set`. Those
+    in memory (`TensorDataset`, or a `Subset` of one) are moved to the trainer's device as a whole
+    and cut into batches there; others are loaded like everybody's, sample by sample.
 
     Args:
         data_dir: Folder of the data, in torchvision's layout (``data_dir/FashionMNIST/raw``).
@@ -69,14 +84,23 @@ class FashionMNISTDataModule(LightningDataModule):
         horizontal_flip: Probability that a training image is mirrored, in [0, 1].
         shift: Training images are moved by up to so many pixels in each direction, in 0 ... 27.
         teacher: Checkpoint of a trained `FashionMNISTClassifier`, or ``pretrained:convnet``, which
-            comes with this package. Training batches get a third part: its calibrated logits,
-            ``(B, num_classes)``, for the images as they are augmented. It answers when training
-            begins, for all views that augmentation can make: twice ``(2 * shift + 1) ** 2`` for
-            each image, each kept in 40 bytes.
-        mirrors: Base URLs from which missing files are downloaded, in this order, before the copy
-            in the package is taken. ``[]`` leaves the network alone.
-        images: What the predict stage serves instead of the test images: a photograph (PNG, JPEG or
-            WebP), or a folder of them and of folders.
+            comes with this package. Training batches are dicts then, of ``images``, ``labels`` and
+            ``teacher_logits``: its calibrated logits, ``(B, num_classes)``, for the images as they
+            are augmented. It predicts when training begins, all views that augmentation can make:
+            twice ``(2 * shift + 1) ** 2`` for each image, each kept in 40 bytes.
+        num_workers: Processes that load batches, >= 0. Images in memory need none: 0 is fastest.
+        pin_memory: Whether batches lie in page-locked memory. With it, or with workers, images stay
+            in main memory, and Lightning moves each batch to the device.
+        pad_evaluation: How several processes share validation and test. False: each image once;
+            some processes may have one batch fewer, which `FashionMNISTClassifier` expects, while
+            a module that synchronizes in each step waits for ever. True: equally many batches; the
+            last ones repeat images, as with Lightning's own sampler. None: False under the steps of
+            `FashionMNISTClassifier`, True under others.
+        mirrors: Base URLs from which missing files are downloaded, in this order. None: they are
+            taken from the copy in the package, and downloaded only if it was built without.
+            ``[]``: the network is left alone.
+        images: What the predict stage serves instead of the test images: a photograph (PNG, JPEG,
+            WebP, BMP, TIFF or GIF), or a folder of them and of folders.
         preview: Where `fashion-lightning predict` draws the first photographs, what the network
             sees of them, and its answers: a PNG file.
 
@@ -86,7 +110,7 @@ class FashionMNISTDataModule(LightningDataModule):
 
     Example:
         >>> from fashion_lightning import FashionMNISTDataModule
-        >>> datamodule = FashionMNISTDataModule(eval_batch_size=64, mirrors=[])
+        >>> datamodule = FashionMNISTDataModule(eval_batch_size=64)
         >>> datamodule.prepare_data()
         >>> datamodule.setup("test")
         >>> images, labels = next(iter(datamodule.test_dataloader()))
@@ -94,28 +118,37 @@ class FashionMNISTDataModule(LightningDataModule):
         (torch.Size([64, 1, 28, 28]), torch.Size([64]))
     """
 
+    # Data sets. `setup` makes them a `TensorDataset` of uint8 images ``(N, 28, 28)`` and labels.
+    train_set: Any
+    val_set: Any
+    test_set: Any
+
     def __init__(
         self,
         data_dir: str | Path = "data",
         *,
         batch_size: int = 500,
-        eval_batch_size: int = 500,
+        eval_batch_size: int = 250,
         val_size: int = 5000,
         split_seed: int = 0,
         horizontal_flip: float = 0.15,
         shift: int = 0,
         teacher: str | Path | None = None,
-        mirrors: Sequence[str] = files.MIRRORS,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        pad_evaluation: bool | None = None,
+        mirrors: Sequence[str] | None = None,
         images: str | Path | None = None,
         preview: str | Path | None = None,
     ) -> None:
         super().__init__()
         expect(batch_size >= 1, "batch_size", "an int >= 1", batch_size)
         expect(eval_batch_size >= 1, "eval_batch_size", "an int >= 1", eval_batch_size)
+        expect(num_workers >= 0, "num_workers", "an int >= 0", num_workers)
         expect(0 <= val_size < 60_000, "val_size", "an int in 0 ... 59999", val_size)
         expect(0 <= horizontal_flip <= 1, "horizontal_flip", "in [0, 1]", horizontal_flip)
         expect(0 <= shift <= 27, "shift", "an int in 0 ... 27", shift)
-        for mirror in mirrors:
+        for mirror in mirrors or ():
             expect(mirror.startswith(("http://", "https://")), "mirrors", "base URLs", mirror)
         expect(
             batch_size <= 60_000 - val_size,
@@ -140,12 +173,13 @@ class FashionMNISTDataModule(LightningDataModule):
         self.horizontal_flip = horizontal_flip
         self.shift = shift
         self.teacher = teacher and str(teacher)
+        self.num_workers = num_workers
+        self.pin_memory = pin_memory
+        self.pad_evaluation = pad_evaluation
         self.mirrors = mirrors
         self.preview = preview
         self._photos = _find_images(images)
         self._split_digest: str | None = None  # known once `setup` has read the training images
-        self._targets: Tensor | None = None  # the teacher's, of the training images' views
-        self._train_batches: Batches | None = None
         self._interrupted: dict[str, Any] | None = None  # state of an epoch that is to go on
 
     @override
@@ -165,55 +199,99 @@ class FashionMNISTDataModule(LightningDataModule):
         if stage in ("fit", "validate"):
             images, labels = files.load(self.data_dir, train=True)
             train, val = split_indices(labels, self.val_size, self.split_seed)
-            self._split_digest = hashlib.sha256(val.numpy().tobytes()).hexdigest()
+            self._split_digest = split_digest(val)
             self.train_set = TensorDataset(images[train], labels[train])
             self.val_set = TensorDataset(images[val], labels[val])
         elif stage == "test" or not self._photos:
             self.test_set = TensorDataset(*files.load(self.data_dir, train=False))
 
     @override
-    def train_dataloader(self) -> Batches:
-        """Serve the training images, shuffled and augmented; not so for `overfit_batches`."""
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Serve the training images, shuffled and augmented; not so for `overfit_batches`.
+
+        Raises:
+            ValueError: If `train_set` is of a kind that cannot be augmented, or shown to a teacher.
+        """
         trainer = self.trainer
         if trainer and trainer.overfit_batches:  # type: ignore[attr-defined]
-            return self._batches(self.train_set, self.batch_size)  # The same few in every epoch.
-        if self.teacher and self._targets is None:
-            self._targets = self._ask(self.teacher)
+            return self._loader(self.train_set, self.batch_size)  # The same few in every epoch.
+        augmentation = Augmentation(bool(self.horizontal_flip), self.shift)
+        if isinstance(self.train_set, IterableDataset):
+            right = "0 with an IterableDataset, which has no order of its own to augment"
+            expect(not self.horizontal_flip, "horizontal_flip", right, self.horizontal_flip)
+            expect(not self.shift, "shift", right, self.shift)
+            expect(self.teacher is None, "teacher", right.replace("0", "None"), self.teacher)
+            return self._loader(self.train_set, self.batch_size)
+        tensors = in_memory(self.train_set)
+        dataset: Any = self.train_set
+        if tensors:
+            logits = None
+            if self.teacher:
+                logits = teacher_logits(
+                    self.teacher,
+                    tensors,
+                    augmentation,
+                    device=self._device(),
+                    precision=trainer.precision_plugin if trainer else None,
+                ).to(self._memory())
+            tensors = tuple(tensor.to(self._memory()) for tensor in tensors)
+            dataset = ImageDataset(tensors, augmentation, logits)
+        else:
+            expect(
+                self.teacher is None, "teacher", "None unless images lie in memory", self.teacher
+            )
+            if len(augmentation) > 1:
+                dataset = AugmentedDataset(dataset, augmentation)
         # Processes that were seeded differently must still agree on the order.
         seed = torch.initial_seed()
-        self._train_batches = self._batches(
-            self.train_set,
+        seed = trainer.strategy.broadcast(seed) if trainer else seed
+        sampler = ShuffledSampler(
+            dataset,
             self.batch_size,
-            seed=trainer.strategy.broadcast(seed) if trainer else seed,
+            seed=seed,
             horizontal_flip=self.horizontal_flip,
             shift=self.shift,
-            targets=self._targets,
+            **self._share(),
         )
-        # Lightning keeps the state of batches, too, but misses to restore it if a module has asked
+        loader = ResumableLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            drop_last=True,
+            **self._loading(seed),
+        )
+        if trainer:
+            loader.place = self._place
+        # Lightning keeps the state of loaders, too, but fails to restore it if a module has asked
         # for `estimated_stepping_batches`, as those with a schedule do.
         if self._interrupted:
-            self._train_batches.load_state_dict(self._interrupted)
+            loader.load_state_dict(self._interrupted)
             self._interrupted = None
-        return self._train_batches
+        return loader
 
     @override
-    def val_dataloader(self) -> Batches | list[Batches]:
-        """Serve the validation images; an empty list if `val_size` is 0."""
-        return self._batches(self.val_set, self.eval_batch_size) if self.val_size else []
+    def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
+        """Serve the validation images; an empty list if there are none."""
+        if not isinstance(self.val_set, IterableDataset) and not len(self.val_set):
+            return []
+        return self._loader(self.val_set, self.eval_batch_size)
 
     @override
-    def test_dataloader(self) -> Batches:
+    def test_dataloader(self) -> DataLoader[Any]:
         """Serve the official test images."""
-        return self._batches(self.test_set, self.eval_batch_size)
+        return self._loader(self.test_set, self.eval_batch_size)
 
     @override
-    def predict_dataloader(self) -> "Batches | Photos":
+    def predict_dataloader(self) -> DataLoader[Any]:
         """Serve the official test images, or the photographs that were named."""
         if not self._photos:
-            return self._batches(self.test_set, self.eval_batch_size)
-        from fashion_lightning.photos import Photos  # Most runs need no PIL.
+            return self._loader(self.test_set, self.eval_batch_size)
+        from fashion_lightning.photos import Photos, collate_photos  # Most runs need no PIL.
 
-        return Photos(self._photos, batch_size=self.eval_batch_size, **self._share())
+        photos = Photos(self._photos)
+        options = {**self._loading(0), "collate_fn": collate_photos}
+        sampler = self._turns(photos, self.eval_batch_size)
+        return DataLoader(photos, batch_size=self.eval_batch_size, sampler=sampler, **options)
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -222,13 +300,13 @@ class FashionMNISTDataModule(LightningDataModule):
             "split_seed": self.split_seed,
             "val_size": self.val_size,
             "split_digest": self._split_digest,
-            "train": self._train_batches.state_dict() if self._train_batches else None,
+            "train": self._training_state(),
         }
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take what a checkpoint records; warn if it was trained with another split."""
-        if not self.trainer or self.trainer.state.fn == TrainerFn.FITTING:
+        if self.trainer and self.trainer.state.fn == TrainerFn.FITTING:
             self._interrupted = state_dict["train"]
         own = (self.split_seed, self.val_size, self._split_digest)
         other = tuple(state_dict[name] for name in ("split_seed", "val_size", "split_digest"))
@@ -239,41 +317,83 @@ class FashionMNISTDataModule(LightningDataModule):
                 "images leak, validation may hold what it was trained on."
             )
 
-    def _ask(self, teacher: str) -> Tensor:
-        """Return a teacher's logits of all views of the training images, computed once."""
-        from fashion_lightning.module import FashionMNISTClassifier  # Few runs have a teacher.
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs: not the trainer."""
+        return {**self.__dict__, "trainer": None}
 
-        device, images = self._device(), self.train_set.tensors[0]
-        classifier = FashionMNISTClassifier.load_from_checkpoint(resolve(teacher)).eval().to(device)
-        all_views = views(images.to(device), self.horizontal_flip, self.shift)
-        logits = torch.empty(*all_views.shape[:3], classifier.num_classes, device=device)
-        num_asked = len(images) if classifier.flip_averaging else len(logits)
-        num_views = logits[:num_asked, ..., 0].numel()
-        rank_zero_info(f"The teacher answers for {num_views:,} views of the training images.")
-        plugin = self.trainer.precision_plugin if self.trainer else None
-        with torch.no_grad(), plugin.forward_context() if plugin else nullcontext():
-            for first in range(0, num_asked, self.eval_batch_size):
-                rows = slice(first, min(first + self.eval_batch_size, num_asked))
-                for y, x in product(range(logits.shape[1]), range(logits.shape[2])):
-                    logits[rows, y, x] = classifier(all_views[rows, y, x].float() / 255)
-        # To a teacher that averages, an image moved to the left is its mirror moved to the right.
-        logits[num_asked:] = logits[: len(logits) - num_asked].flip(2)
-        return logits
+    def _training_state(self) -> dict[str, Any] | None:
+        """Return the state of the trainer's loader, if it is one of ours."""
+        loader = self.trainer.train_dataloader if self.trainer else None
+        return loader.state_dict() if isinstance(loader, ResumableLoader) else None
 
-    def _batches(self, dataset: TensorDataset, batch_size: int, **training: Any) -> Batches:
-        images, labels = (tensor.to(self._device()) for tensor in dataset.tensors)
-        return Batches(images, labels, batch_size=batch_size, **self._share(), **training)
+    def _place(self) -> tuple[int, int]:
+        """Return the epoch in which the trainer is, and how many of its batches it has had."""
+        assert self.trainer is not None
+        loop = self.trainer.fit_loop
+        progress: Any = loop.epoch_progress.current
+        is_inside = progress.started > progress.completed
+        return self.trainer.current_epoch, loop.batch_idx + 1 if is_inside else 0
+
+    def _loader(self, dataset: Any, batch_size: int) -> DataLoader[Any]:
+        """Serve a data set in order."""
+        if isinstance(dataset, IterableDataset):
+            return DataLoader(dataset, batch_size=batch_size, **self._loading(0))
+        tensors = in_memory(dataset)
+        if tensors:
+            dataset = ImageDataset([tensor.to(self._memory()) for tensor in tensors])
+        sampler = self._turns(dataset, batch_size)
+        return DataLoader(dataset, batch_size=batch_size, sampler=sampler, **self._loading(0))
+
+    def _turns(self, dataset: Any, batch_size: int) -> TurnsSampler | None:
+        """Return how several processes share a data set; None for one."""
+        share = self._share()
+        if share["num_replicas"] == 1 or (self.trainer and self.trainer.overfit_batches):  # type: ignore[attr-defined]
+            return None
+        pad = self._pads()
+        rank_zero_info(
+            f"{share['num_replicas']} processes share {len(dataset):,} images: "
+            + ("equally many batches, the last ones repeat images." if pad else "each image once.")
+        )
+        return TurnsSampler(dataset, batch_size, pad=pad, **share)
+
+    def _pads(self) -> bool:
+        trainer = self.trainer
+        if trainer and trainer.predicting:
+            return False  # As with Lightning's own sampler.
+        if self.pad_evaluation is not None:
+            return self.pad_evaluation
+        if trainer is None:
+            return True
+        name = "test_step" if trainer.testing else "validation_step"
+        step = getattr(type(trainer.lightning_module), name)
+        return step is not getattr(FashionMNISTClassifier, name)
+
+    def _loading(self, seed: int) -> dict[str, Any]:
+        """Return how each loader loads."""
+        return {
+            "num_workers": self.num_workers,
+            "pin_memory": self.pin_memory,
+            "collate_fn": collate,
+            # Otherwise each iteration draws from the global generator.
+            "generator": torch.Generator().manual_seed(seed % 2**63),
+        }
 
     def _device(self) -> torch.device:
         return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
 
+    def _memory(self) -> torch.device:
+        """Return where images in memory lie: on the device, unless workers or pages forbid it."""
+        is_loaded = self.num_workers or self.pin_memory
+        return torch.device("cpu") if is_loaded else self._device()
+
     def _share(self) -> dict[str, Any]:
         """Return which of the batches are this process's."""
         trainer = self.trainer
-        return {
-            "rank": trainer.global_rank if trainer else 0,
-            "world_size": trainer.world_size if trainer else 1,
-        }
+        if trainer:
+            return {"rank": trainer.global_rank, "num_replicas": trainer.world_size}
+        if dist.is_available() and dist.is_initialized():
+            return {"rank": dist.get_rank(), "num_replicas": dist.get_world_size()}
+        return {"rank": None, "num_replicas": 1}
 
 
 def _find_images(path: str | Path | None) -> list[Path]:

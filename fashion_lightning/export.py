@@ -22,7 +22,6 @@ from typing_extensions import override
 
 from fashion_lightning.atomic import replacing
 from fashion_lightning.checks import expect
-from fashion_lightning.files import CLASSES
 from fashion_lightning.module import FashionMNISTClassifier
 from fashion_lightning.network import MLP, ConvNet
 
@@ -148,7 +147,7 @@ def export(
                 f"but got {_named(classifier.network)}: {_reason(error)}"
             ) from error
         expected = _in_batches(lambda batch: classifier.predict_step(batch, 0), images)
-        shape = (len(images), len(CLASSES))
+        shape = (len(images), classifier.num_classes)
         answers = f"one that answers with logits {shape}"
         expect(expected.shape == shape, "network", answers, tuple(expected.shape))
         with replacing(path) as new:
@@ -203,9 +202,9 @@ def _metadata(classifier: FashionMNISTClassifier) -> dict[str, str]:
         if name != "network" and not name.startswith("_")  # Lightning's own notes
     }
     return {
-        "class_names": json.dumps(CLASSES),
+        "class_names": json.dumps(classifier.class_names),
         "images": "float32 in [0, 1], (N, 1, 28, 28)",
-        "probs": f"float32, (N, {len(CLASSES)}), each row sums to 1",
+        "probs": f"float32, (N, {classifier.num_classes}), each row sums to 1",
         "network": json.dumps(recorded),
         "hyperparameters": json.dumps(hyperparameters),
         "fashion_lightning_version": version("fashion-lightning"),

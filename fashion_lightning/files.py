@@ -26,7 +26,7 @@ MIRRORS = (
     "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
     "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",
 )
-"""Where the files are downloaded from, in this order: torchvision's mirror, the authors' own."""
+"""Where files come from if the package has no copy: torchvision's mirror, the authors' own."""
 
 CLASSES = (
     "T-shirt/top",
@@ -42,7 +42,15 @@ CLASSES = (
 )
 """The names of the ten classes, in the order of their labels."""
 
-_DOWNLOAD_SECONDS = 45.0  # For all mirrors together: a copy is at hand, longer is not worth it.
+
+def default_names(num_classes: int) -> list[str]:
+    """Return names for classes that have none: FashionMNIST's if there are ten."""
+    if num_classes == len(CLASSES):
+        return [*CLASSES]
+    return [f"class {label}" for label in range(num_classes)]
+
+
+_DOWNLOAD_SECONDS = 45.0  # for all mirrors together
 
 
 @dataclass(frozen=True)
@@ -88,18 +96,19 @@ _FILES = (
 )
 
 
-def prepare(data_dir: str | Path, mirrors: Sequence[str] = MIRRORS) -> str:
+def prepare(data_dir: str | Path, mirrors: Sequence[str] | None = None) -> str:
     """Bring the four unpacked files into `data_dir`, in torchvision's layout.
 
     What is there and correct stays. The rest is unpacked from correct .gz files that lie beside it,
-    else from the first mirror that answers correctly, else from the copy in this package. No file
-    gets its name before its checksum is verified. Of several processes one does it, while the
-    others wait.
+    else from the copy in this package; if mirrors are named, from the first that serves a correct
+    file, and from the package's copy only if none does. No file gets its name before its checksum
+    is verified. Of several processes one does it, while the others wait.
 
     Args:
         data_dir: The files go to ``FashionMNIST/raw`` below it, so that
             ``torchvision.datasets.FashionMNIST(data_dir)`` reads them too.
-        mirrors: Base URLs, tried in this order. Empty: the network is left alone.
+        mirrors: Base URLs, tried in this order. None: `MIRRORS`, if this package was built without
+            its copy. Empty: the network is left alone.
 
     Returns:
         One line that says where the files came from. If `data_dir` cannot be written, it says so,
@@ -117,8 +126,10 @@ def prepare(data_dir: str | Path, mirrors: Sequence[str] = MIRRORS) -> str:
         return f"FashionMNIST: the package's copy, since {raw} cannot be written ({error})"
 
 
-def _fill(raw: Path, mirrors: Sequence[str]) -> str:
+def _fill(raw: Path, mirrors: Sequence[str] | None) -> str:
     """Write what is missing in `raw`; say what was done."""
+    if mirrors is None:
+        mirrors = () if all(_package_path(file).is_file() for file in _FILES) else MIRRORS
     missing = _missing(raw)
     if not missing:
         return f"FashionMNIST: verified files in {raw}, which another process has just made"
@@ -198,8 +209,12 @@ def _read(path: Path, size: int, sha256: str) -> bytearray | None:
     return content if hashlib.sha256(content).hexdigest() == sha256 else None
 
 
+def _package_path(file: _File) -> Path:
+    return Path(str(resources.files("fashion_lightning") / "data" / f"{file.name}.gz"))
+
+
 def _packaged(file: _File) -> bytes:
-    return resources.files("fashion_lightning").joinpath("data", f"{file.name}.gz").read_bytes()
+    return _package_path(file).read_bytes()
 
 
 def _obtain(

@@ -5,8 +5,10 @@ from copy import deepcopy
 import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
 
 from fashion_lightning import seeds
+from fashion_lightning.callbacks import BestAndLast
 from fashion_lightning.checks import expect
 from fashion_lightning.datamodule import FashionMNISTDataModule
 from fashion_lightning.files import CLASSES
@@ -74,6 +76,46 @@ def _fewest(images: int, batch_size: int, processes: int) -> int:
     """Count the batches of the last process, which gets the fewest, if only an empty one."""
     begins = range((processes - 1) * batch_size, images, batch_size * processes)
     return max(1, len(begins)) if images else 0
+
+
+def check_callbacks(trainer: Trainer, lr_scheduler: Namespace | None = None) -> None:
+    """Refuse callbacks, and a scheduler, that would end the run later, or do nothing.
+
+    Args:
+        trainer: It has all its callbacks.
+        lr_scheduler: The configuration of a scheduler that is not the model's own.
+    """
+    validates = trainer.limit_val_batches != 0
+    known = ["train_loss", "train_acc", "train_loss_step", "lr"]
+    known += [f"val_{name}" for name in ("loss", "acc", "f1", "ece")] if validates else []
+    right = f"one of {', '.join(known)}"
+    options = lr_scheduler.get("init_args", {}) if lr_scheduler else {}
+    if "monitor" in options:
+        expect(options["monitor"] in known, "lr_scheduler.monitor", right, options["monitor"])
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        name = type(callback).__name__
+        monitor = getattr(callback, "monitor", None)
+        expect(
+            monitor is None or monitor in known or isinstance(callback, BestAndLast),
+            f"monitor` of `{name}",
+            right,
+            monitor,
+        )
+        expect(
+            not isinstance(callback, StochasticWeightAveraging),
+            "callbacks",
+            "without StochasticWeightAveraging, whose averaged weights would be in no checkpoint "
+            "(EMAWeightAveraging and WeightAveraging are kept)",
+            name,
+        )
+        if isinstance(callback, ModelCheckpoint) and not isinstance(callback, BestAndLast):
+            both = callback.save_last or callback.filename in ("best", "last")
+            expect(
+                callback.dirpath is not None or not both,
+                f"dirpath` of `{name}",
+                "a folder of its own, since best.ckpt and last.ckpt are kept in the run's",
+                callback.dirpath,
+            )
 
 
 def check_teacher(config: Namespace, datamodule: FashionMNISTDataModule) -> None:

@@ -1,9 +1,7 @@
-"""The LightningModule: how any network for FashionMNIST is trained, measured and asked."""
+"""The LightningModule: how a FashionMNIST classifier is trained, evaluated and used."""
 
-import io
 import math
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from inspect import signature
 from pathlib import Path
@@ -11,46 +9,60 @@ from typing import IO, Any, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import Self, override
 
 from fashion_lightning.calibration import fit_temperature
-from fashion_lightning.checkpoints import (
-    check_network,
-    check_weights,
-    is_safetensors,
-    read_checkpoint,
-)
+from fashion_lightning.checkpoints import check_weights, load_classifier
 from fashion_lightning.checks import expect
-from fashion_lightning.evaluation import Batch, collect, gather, metrics
+from fashion_lightning.evaluation import Outputs, TrainingTotals, metrics
+from fashion_lightning.files import default_names
 from fashion_lightning.network import MLP, check_floating_point
 from fashion_lightning.pretrained import pretrained
-from fashion_lightning.training import decay, distillation_loss, lr_factor
+from fashion_lightning.process import STEPS_BETWEEN_FLUSHES, flush_tiny_states, tune_process
+from fashion_lightning.run_state import RunState
+from fashion_lightning.training import (
+    Schedule,
+    decay,
+    distillation_loss,
+    images_and_labels,
+    images_of,
+)
+
+_CONSTANTS = ("mean", "std", "temperature")  # in checkpoints, among the weights
 
 
 class FashionMNISTClassifier(LightningModule):
-    """Trains a network that turns images into logits, and answers with probabilities.
+    """Trains a network that maps images to logits, and predicts calibrated probabilities.
 
-    Images are float in [0, 1], as torchvision's ToTensor gives them. They are normalised here, with
-    constants that travel in the checkpoint. Validation, test and predict compute in full precision
-    whatever the trainer's `precision`, so their numbers agree on every machine.
+    Images are floats in [0, 1], as torchvision's ToTensor produces them. They are normalized here,
+    with constants that are stored in the checkpoint. Validation, test and predict compute in full
+    precision whatever the trainer's `precision`, so their numbers agree on every machine.
+
+    Batches are ``(images, labels)``, with anything behind; or dicts or objects that have both under
+    such names. Labels are class numbers ``(N,)``, or soft labels ``(N, num_classes)``, as those of
+    MixUp. Each step works alone, too: in a subclass that replaces others, under Fabric, or by hand.
 
     Each validation of a fit finds the temperature by which logits are to be divided so that their
-    probabilities are calibrated (`fit_temperature`). It travels in the checkpoint, too. Training
-    itself, and a network that was never validated, have temperature 1.
+    probabilities are calibrated (`fit_temperature`, on the first validation loader). It is stored
+    in the checkpoint. In training mode, `forward` leaves it out.
 
-    Logged: ``train_loss`` (what is minimised) and ``train_acc``; every `log_every_n_steps` steps
+    Logged: ``train_loss`` (what is minimized) and ``train_acc``; every `log_every_n_steps` steps
     ``train_loss_step`` and ``lr``; for validation and test ``*_loss`` (mean negative
     log-likelihood), ``*_acc``, ``*_f1`` (macro) and ``*_ece`` (expected calibration error: 15 bins,
-    norm l1, a fraction).
+    norm l1, a fraction). Several loaders: these are the first one's, and each has its own with
+    Lightning's ending ``/dataloader_idx_N``.
 
     Args:
         network: Images ``(N, 1, 28, 28)`` in, logits ``(N, num_classes)`` out. None: `MLP`.
         num_classes: Number of classes.
+        class_names: Their names, in the order of their labels. None: those of FashionMNIST if there
+            are ten, else ``class 0``, ``class 1``, ...
         optimizer: ``adamw``, or ``sgd`` with Nesterov momentum 0.9.
         lr: Peak learning rate, > 0.
         weight_decay: As the optimizer defines it, >= 0.
@@ -63,16 +75,16 @@ class FashionMNISTClassifier(LightningModule):
         label_smoothing_power: Power with which it decays, >= 0: after a fraction t of the run's
             steps, `label_smoothing` times (1 - t) to this power remains. Smoothing for good makes a
             network that no temperature calibrates. 0: it stays, as it does in a run without an end.
-        teacher_temperature: If batches bring a teacher's logits, as those of a datamodule with
-            `teacher` do, its classes' probabilities at this temperature, > 0, are what training
-            aims at, without smoothing; the labels only count for the accuracy.
+        teacher_temperature: If batches are dicts with ``teacher_logits``, as those of a datamodule
+            with `teacher`, training aims at the teacher's probabilities at this temperature, > 0,
+            without smoothing; the labels only count for the accuracy.
             Source: Hinton et al. 2015, https://arxiv.org/abs/1503.02531
-        flip_averaging: Whether it answers, unless it trains, with the mean of the logits of an
-            image and of its mirror, at twice the cost.
+        flip_averaging: Outside training, average the logits of each image and its mirror image, at
+            twice the cost.
         mean: Mean of the pixels, subtracted. The default is that of the 60,000 training images.
         std: Standard deviation of the pixels, > 0, divided by. Default likewise.
-        compile_network: Whether training runs through `torch.compile`, which takes its time at the
-            start. Evaluation does not, and a checkpoint looks the same.
+        compile_network: Train through `torch.compile`, which takes its time at the start.
+            Evaluation is not compiled, and a checkpoint looks the same.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -93,6 +105,7 @@ class FashionMNISTClassifier(LightningModule):
         network: nn.Module | None = None,
         *,
         num_classes: int = 10,
+        class_names: Sequence[str] | None = None,
         optimizer: Literal["adamw", "sgd"] = "adamw",
         lr: float = 2.5e-3,
         weight_decay: float = 0.35,
@@ -108,6 +121,13 @@ class FashionMNISTClassifier(LightningModule):
     ) -> None:
         super().__init__()
         expect(num_classes >= 2, "num_classes", "an int >= 2", num_classes)
+        names = None if class_names is None else [str(name) for name in class_names]
+        expect(
+            names is None or len(names) == num_classes == len({*names}),
+            "class_names",
+            f"{num_classes} different names, as many as `num_classes`",
+            names,
+        )
         expect(optimizer in ("adamw", "sgd"), "optimizer", "'adamw' or 'sgd'", optimizer)
         expect(0 < lr < math.inf, "lr", "a finite number > 0", lr)
         expect(0 <= weight_decay < math.inf, "weight_decay", "a finite number >= 0", weight_decay)
@@ -128,9 +148,17 @@ class FashionMNISTClassifier(LightningModule):
         )
         expect(math.isfinite(mean), "mean", "a finite number", mean)
         expect(0 < std < math.inf, "std", "a finite number > 0", std)
-        init_args = getattr(network, "init_args", None)
+        expect(
+            not hasattr(network, "_orig_mod"),
+            "network",
+            "one that `torch.compile` has not wrapped, which renames its weights (set "
+            "`compile_network`, or call `network.compile()`, which keeps the names)",
+            type(network).__name__,
+        )
         # Plain values only: a checkpoint must be readable without running anybody's code.
-        self.save_hyperparameters(ignore=["network"])
+        self.save_hyperparameters(ignore=["network", "class_names"])
+        self.save_hyperparameters({"class_names": names})
+        init_args = getattr(network, "init_args", None)
         if "_instantiator" in self.hparams:  # LightningCLI knows how it built the network.
             self.save_hyperparameters("network")
         elif init_args and "network" in signature(type(self)).parameters:
@@ -143,6 +171,7 @@ class FashionMNISTClassifier(LightningModule):
             )
         self.network = MLP(num_classes=num_classes) if network is None else network
         self.num_classes = num_classes
+        self.class_names = tuple(names or default_names(num_classes))
         self.optimizer = optimizer
         self.lr = lr
         self.weight_decay = weight_decay
@@ -153,21 +182,18 @@ class FashionMNISTClassifier(LightningModule):
         self.teacher_temperature = teacher_temperature
         self.flip_averaging = flip_averaging
         self.compile_network = compile_network
-        self._compiled_forward: Callable[[Tensor], Tensor] | None = None  # while it trains
-        self.register_buffer("mean", torch.tensor(mean))
-        self.register_buffer("std", torch.tensor(std))
-        self.register_buffer("temperature", torch.tensor(1.0))
-        self._fitted_temperature = 1.0  # by the last validation of the running fit
-        # Logits and labels of the running epoch of each stage.
-        self._epoch: dict[str, list[Batch]] = {"train": [], "val": [], "test": []}
-        self._losses: list[Tensor] = []  # of the running training epoch
-        self._first_step = 0  # of the losses
-        self._carried = (0.0, 0, 0)  # sums of the running epoch from before an interruption
-        self._rng_states: dict[str, Tensor] = {}  # to be restored
-        self.train_seconds = 0.0  # how long the weights were trained, in all runs; in checkpoints
-        self._train_began = 0.0  # when it would have been without interruption
+        self._compiled_logits: Callable[[Tensor], Tensor] | None = None  # while it trains
+        # In checkpoints like buffers, but none: callbacks that average weights would average
+        # buffers, too, while a temperature belongs to the weights that were validated.
+        self.mean = torch.tensor(mean)
+        self.std = torch.tensor(std)
+        self.temperature = torch.tensor(1.0)
+        # In a dict, which hides them: modules, but no part of the network.
+        self._totals = {"train": TrainingTotals()}
+        self._outputs: dict[tuple[str, int], Outputs] = {}  # by stage and number of the loader
+        self._run = RunState(self._totals["train"])
+        self._schedule: Schedule | None = None  # of the running fit, if the optimizer is ours
         self._total_steps = math.inf  # of the running fit
-        self.example_input_array = torch.zeros(3, 1, 28, 28)  # Lightning's summary shows its way
 
     @classmethod
     @override
@@ -188,26 +214,24 @@ class FashionMNISTClassifier(LightningModule):
         Args:
             checkpoint_path: The file, or its path.
             map_location: Where to put the weights. None: where they were.
-            hparams_file: A YAML file with hyperparameters to take instead.
+            hparams_file: A YAML file with hyperparameters to use instead.
             strict: Whether names of all weights must match. None: yes.
-            weights_only: Not used: always True.
-            **kwargs: Hyperparameters to take instead.
+            weights_only: False trusts the file: whatever is in it is unpickled, and may run code,
+                and networks of any class are built. None: True.
+            **kwargs: Hyperparameters to use instead.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If it is no checkpoint of this class, of another network, or names one that
-                is not this package's.
+            ValueError: If it is not a checkpoint of this class, of another network, or names one
+                that is not this package's.
         """
-        content = read_checkpoint(checkpoint_path)
-        if "network" not in kwargs:
-            check_network(content)
-        if isinstance(checkpoint_path, str | Path) and is_safetensors(checkpoint_path):
-            checkpoint_path = io.BytesIO()  # Lightning only reads what `torch.save` has written.
-            torch.save(content, checkpoint_path)
-            checkpoint_path.seek(0)
-        return super().load_from_checkpoint(
-            checkpoint_path, map_location, hparams_file, strict, weights_only=True, **kwargs
+        load = super().load_from_checkpoint
+        module: Self = load_classifier(
+            load, checkpoint_path, map_location, hparams_file, strict, weights_only, kwargs
         )
+        for name in {"mean", "std"} & {*kwargs}:  # Those of the checkpoint were loaded.
+            getattr(module, name).fill_(kwargs[name])
+        return module
 
     @classmethod
     def from_pretrained(cls, name: str, **kwargs: Any) -> Self:
@@ -215,7 +239,7 @@ class FashionMNISTClassifier(LightningModule):
 
         Args:
             name: ``mlp`` or ``convnet``.
-            **kwargs: Hyperparameters to take instead.
+            **kwargs: Hyperparameters to use instead.
 
         Returns:
             The classifier, in eval mode.
@@ -240,44 +264,66 @@ class FashionMNISTClassifier(LightningModule):
 
     @override
     def forward(self, images: Tensor) -> Tensor:
-        """Score a batch of images.
+        """Return logits, ``(N, num_classes)``.
 
         Args:
             images: Floating point in [0, 1], ``(N, 1, 28, 28)`` or ``(N, 28, 28)``.
 
         Returns:
-            Calibrated logits, ``(N, num_classes)``: the network's, averaged if `flip_averaging`,
-            divided by the temperature.
+            In eval mode calibrated logits: averaged if `flip_averaging`, divided by the
+            temperature. In training mode the network's own.
 
         Raises:
+            TypeError: If the network returns something other than a tensor.
             ValueError: If the images are not floating point, or the network refuses their shape.
         """
-        check_floating_point(images)
+        logits = self.logits(images)
+        return logits if self.training else logits / self.temperature
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Return the network's logits before temperature scaling: what training optimizes."""
+        is_scripting = torch.jit.is_scripting()  # type: ignore[attr-defined]
+        if not is_scripting:
+            check_floating_point(images)
         # In place: a second temporary of this size costs more than the division.
         images = (images - self.mean).div_(self.std)
         logits: Tensor = self.network(images)
+        if not is_scripting and not isinstance(logits, Tensor):
+            raise TypeError(
+                "Expected `network` to return logits, a tensor (N, num_classes), but got "
+                f"{type(logits).__name__}; wrap it in a module that returns the logits alone."
+            )
         if self.flip_averaging and not self.training:
             logits = (logits + self.network(images.flip(-1))) / 2
-        return logits / self.temperature
+        return logits
 
     @override
     def setup(self, stage: str) -> None:
-        """Compile the way from images to logits, if training shall."""
-        if self.compile_network and stage == "fit":
-            self._compiled_forward = torch.compile(self.forward)
+        """Materialize lazy layers, and compile training if `compile_network`."""
+        if any(isinstance(weights, UninitializedParameter) for weights in self.parameters()):
+            modes = {module: module.training for module in self.modules()}
+            with torch.no_grad():
+                self.eval()(torch.zeros(2, 1, 28, 28, device=self.device))
+            for module, is_training in modes.items():
+                module.training = is_training
+        if stage == "fit":
+            tune_process()
+            if self.compile_network:
+                self._compiled_logits = torch.compile(self.logits)
 
     @override
     def teardown(self, stage: str) -> None:
-        """Forget what was compiled: a module that trained can be copied and pickled like others."""
-        self._compiled_forward = None
+        """Drop what was compiled, so that the module can be copied and pickled again."""
+        self._compiled_logits = None
 
     @override
     def configure_optimizers(self) -> Any:
-        """Build the optimizer and a schedule over the run's real number of steps."""
+        """Return the optimizer and a schedule over the run's real number of steps."""
+        parameters = [weights for weights in self.parameters() if weights.requires_grad]
         optimizer: Optimizer
         if self.optimizer == "adamw":
             optimizer = AdamW(
-                self.parameters(),
+                parameters,
                 lr=self.lr,
                 betas=(0.9, self.beta2),
                 weight_decay=self.weight_decay,
@@ -285,17 +331,20 @@ class FashionMNISTClassifier(LightningModule):
             )
         else:
             optimizer = SGD(
-                self.parameters(),
+                parameters,
                 lr=self.lr,
                 weight_decay=self.weight_decay,
                 momentum=0.9,
                 nesterov=True,
                 fused=True,
             )
-        total_steps = self.trainer.estimated_stepping_batches
-        if math.isinf(total_steps):  # A run without an end has no schedule.
+        # PyTorch's fused optimizers offer to unscale 16-bit gradients themselves, and Lightning
+        # would refuse to clip them for that. Without the offer, it unscales and clips.
+        optimizer._step_supports_amp_scaling = False
+        self._schedule = Schedule(self.lr, self.warmup, self._planned_steps())
+        if self._schedule.total_steps == math.inf:  # A run without an end has no schedule.
             return optimizer
-        schedule = LambdaLR(optimizer, lambda step: lr_factor(step, int(total_steps), self.warmup))
+        schedule = LambdaLR(optimizer, self._schedule)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
@@ -313,184 +362,206 @@ class FashionMNISTClassifier(LightningModule):
         """Return the loss of a training batch, a scalar.
 
         Args:
-            batch: Images, labels and, if there is a teacher, its logits, ``(N, num_classes)``.
-            batch_idx: Not used.
+            batch: Images and labels, see the class; of a dict, ``teacher_logits`` count, too.
+            batch_idx: Number of the batch in its epoch.
+
+        Raises:
+            ValueError: If there are no images and labels in the batch.
         """
-        images, labels, *teacher = batch
-        logits = self._step((images, labels), "train")
-        if teacher:
-            loss = distillation_loss(logits, teacher[0], self.teacher_temperature)
+        images, labels = images_and_labels(batch)
+        logits = (self._compiled_logits or self.logits)(images).float()
+        teacher = batch.get("teacher_logits") if isinstance(batch, Mapping) else None
+        trainer = self._running("training")
+        if teacher is not None:
+            loss = distillation_loss(logits, teacher, self.teacher_temperature)
         else:
-            left = decay(self.global_step, self._total_steps, self.label_smoothing_power)
-            loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing * left)
-        self._losses.append(loss.detach())
-        # Logging every step would cost more than the step's arithmetic is worth watching.
-        interval = getattr(self.trainer, "log_every_n_steps", 0)
-        if interval and (self.global_step + 1) % interval == 0:
-            self._check_losses()
-            self.log("train_loss_step", loss, prog_bar=True)
-            self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+            smoothing = self.label_smoothing
+            if trainer:
+                smoothing *= decay(self.global_step, self._total_steps, self.label_smoothing_power)
+            loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        if trainer:
+            totals = self._totals["train"]
+            if batch_idx == 0:
+                totals.reset()
+            totals.update(loss, logits, labels, self.global_step)
+            # Logging every step would cost more than the step's arithmetic is worth watching.
+            interval = trainer.log_every_n_steps  # type: ignore[attr-defined]
+            if interval and (self.global_step + 1) % interval == 0:
+                self._run.check_loss(self)
+                self.log("train_loss_step", loss, prog_bar=True)
+                if trainer.optimizers:
+                    self.log("lr", trainer.optimizers[0].param_groups[0]["lr"])
         return loss
 
     @override
-    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the logits of a validation batch, ``(N, num_classes)``."""
-        return self._step(batch, "val")
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Return the calibrated logits of a validation batch, ``(N, num_classes)``.
+
+        In a fit, which is about to calibrate them, they are the network's own.
+        """
+        trainer = self._running("validating", "sanity_checking")
+        fits = trainer is not None and trainer.state.fn == TrainerFn.FITTING
+        return self._evaluate(batch, batch_idx, "val", dataloader_idx, trainer, calibrated=not fits)
 
     @override
-    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the logits of a test batch, ``(N, num_classes)``."""
-        return self._step(batch, "test")
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Return the calibrated logits of a test batch, ``(N, num_classes)``."""
+        trainer = self._running("testing")
+        return self._evaluate(batch, batch_idx, "test", dataloader_idx, trainer)
 
     @override
-    def predict_step(self, batch: Batch | list[Tensor] | Tensor, batch_idx: int) -> Tensor:
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Return class probabilities.
 
         Args:
-            batch: Images, or a tuple or list that begins with the images.
+            batch: Images, something that begins with images, or a dict or object with a part of
+                such a name.
             batch_idx: Not used.
+            dataloader_idx: Not used.
 
         Returns:
             Probabilities, ``(N, num_classes)``; each row sums to 1.
+
+        Raises:
+            ValueError: If there are no images in the batch.
         """
-        images = batch if isinstance(batch, Tensor) else batch[0]
-        return self._score(images, "predict").softmax(dim=1)
+        return self._calibrated(images_of(batch)).softmax(dim=1)
 
-    def _score(self, images: Tensor, stage: str) -> Tensor:
-        """Return float32 logits, computed in full precision unless for training."""
-        if stage == "train":
-            logits: Tensor = (self._compiled_forward or self)(images).float()
-        else:
-            with torch.autocast(self.device.type, enabled=False):
-                logits = self(images).float()
+    def _calibrated(self, images: Tensor) -> Tensor:
+        """Return logits in full precision, divided by the temperature, in any mode."""
+        with torch.autocast(images.device.type, enabled=False):
+            return self.logits(images).float() / self.temperature
+
+    def _evaluate(
+        self,
+        batch: Any,
+        batch_idx: int,
+        stage: str,
+        dataloader_idx: int,
+        trainer: Trainer | None,
+        calibrated: bool = True,
+    ) -> Tensor:
+        images, labels = images_and_labels(batch)
+        with torch.autocast(images.device.type, enabled=False):
+            logits = self._calibrated(images) if calibrated else self.logits(images).float()
+        if trainer:
+            # Metrics are computed once per epoch, from all its logits: exact, and nearly free.
+            if batch_idx == dataloader_idx == 0:  # What an interrupted evaluation has left.
+                for key in [key for key in self._outputs if key[0] == stage]:
+                    del self._outputs[key]
+            self._outputs.setdefault((stage, dataloader_idx), Outputs()).update(logits, labels)
         return logits
 
-    def _step(self, batch: Batch, stage: str) -> Tensor:
-        images, labels = batch
-        logits = self._score(images, stage)
-        # Metrics are computed once an epoch, from all its logits: exact, and nearly free a step.
-        self._epoch[stage].append((logits.detach(), labels))
-        return logits
+    @property
+    def train_seconds(self) -> float:
+        """How long the weights were trained, in all runs; kept in checkpoints."""
+        return self._run.train_seconds
+
+    def _running(self, *stages: str) -> Trainer | None:
+        """Return the trainer that is now in one of these stages; None if somebody else calls."""
+        trainer = self._trainer
+        return trainer if trainer and any(getattr(trainer, name) for name in stages) else None
 
     @override
     def on_fit_start(self) -> None:
-        """Train at temperature 1, and keep what is known until a validation fits another."""
-        self._fitted_temperature = self.temperature.item()
-        self.temperature.fill_(1)
-
-    @override
-    def on_fit_end(self) -> None:
-        """Answer from now on with the temperature of the last validation."""
-        self.temperature.fill_(self._fitted_temperature)
+        """Train as a whole, also what was loaded to predict (`from_pretrained`)."""
+        if not self.training:
+            self.train()
 
     @override
     def on_train_start(self) -> None:
-        """Go on with the random numbers of the run that is being continued."""
+        """Settle the schedule, and go on with the state of the run that is being continued."""
+        # A search may have found another rate, or another number of batches.
+        self._total_steps = self._planned_steps()
+        if self._schedule:
+            self._schedule.settle(self.trainer, self.lr, self._total_steps)
+        self._run.start(self)
+
+    def _planned_steps(self) -> float:
+        """Return the optimizer steps of the running fit; infinite if nobody knows."""
         steps = self.trainer.estimated_stepping_batches
-        self._total_steps = steps if steps > 0 else math.inf  # -1: nobody knows.
-        self._first_step = self.global_step
-        self._train_began = time.monotonic() - self.train_seconds
-        if self._rng_states:
-            torch.set_rng_state(self._rng_states["cpu"])
-            if "cuda" in self._rng_states and self.device.type == "cuda":
-                torch.cuda.set_rng_state(self._rng_states["cuda"], self.device)
-            self._rng_states = {}
+        return steps if steps > 0 else math.inf
 
     @override
-    def on_train_epoch_start(self) -> None:
-        """Forget what an interrupted epoch may have left."""
-        self._forget_training()
-
-    def _forget_training(self) -> None:
-        self._epoch["train"].clear()
-        self._losses.clear()
-        self._first_step = self.global_step
-        self._carried = (0.0, 0, 0)
-
-    @override
-    def on_validation_epoch_start(self) -> None:
-        """Forget what an interrupted epoch may have left."""
-        self._epoch["val"].clear()
-
-    @override
-    def on_test_epoch_start(self) -> None:
-        """Forget what an interrupted epoch may have left."""
-        self._epoch["test"].clear()
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Keep the optimizer fast."""
+        if self.global_step % STEPS_BETWEEN_FLUSHES == 0:
+            flush_tiny_states(self.trainer.optimizers)
 
     @override
     def on_train_epoch_end(self) -> None:
-        """Log the loss and the accuracy of the epoch.
+        """Log loss and accuracy of the epoch.
 
         Raises:
             FloatingPointError: If a loss was not finite.
         """
-        self._check_losses()
-        loss, correct, num_images = self._train_sums()
+        totals = self._totals["train"]
+        self._run.check_loss(self)
+        values = totals.compute() if totals.update_called else {}
         # Now, and not only when the next epoch starts: the checkpoint of this one comes in between.
-        self._forget_training()
-        self._log_total("train_loss", loss / num_images, prog_bar=True)
-        self._log_total("train_acc", correct / num_images, prog_bar=True)
+        totals.reset()
+        for name, value in values.items():
+            self._log_total(f"train_{name}", value, prog_bar=True)
 
-    def _train_sums(self) -> tuple[float, int, int]:
-        """Return, of the running epoch in all processes: summed loss, correct answers, images."""
-        sums = self._carried
-        if self._losses:
-            logits, labels = (torch.cat(parts) for parts in zip(*self._epoch["train"], strict=True))
-            sizes = torch.tensor([len(labels) for _, labels in self._epoch["train"]])
-            loss = (torch.stack(self._losses).cpu().double() * sizes).sum().item()
-            correct = int((logits.argmax(dim=1) == labels).sum())
-            sums = (sums[0] + loss, sums[1] + correct, sums[2] + len(labels))
-        losses, corrects, nums_images = zip(*gather(sums), strict=True)
-        return sum(losses), sum(corrects), sum(nums_images)
+    @override
+    def on_train_end(self) -> None:
+        """Stop the clock."""
+        self._run.stop()
 
-    def _check_losses(self) -> None:
-        """Refuse to go on with a loss that is not finite.
+    @override
+    def on_validation_epoch_end(self) -> None:
+        """In a fit, find the temperature; log the metrics of the validation images."""
+        trainer = self.trainer
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            first = self._outputs.get(("val", 0))
+            if first is not None:
+                self.temperature.fill_(fit_temperature(*first.compute()))
+        self._log_evaluation("val", uncalibrated=trainer.state.fn == TrainerFn.FITTING)
 
-        Once a loss is not, the weights and all later losses are not: only the last is looked at.
-        """
-        if self._losses and not self._losses[-1].isfinite():
-            losses = torch.stack(self._losses).cpu()
-            batch_idx = int((~losses.isfinite()).nonzero()[0])
-            step = self._first_step + batch_idx // self.trainer.accumulate_grad_batches
-            self._diverged(f"The loss is {losses[batch_idx].item()}", step)
+    @override
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics of the test images."""
+        self._log_evaluation("test")
 
-    def _diverged(self, what: str, step: int) -> None:
-        lr = self.trainer.optimizers[0].param_groups[0]["lr"]
-        raise FloatingPointError(
-            f"{what} at step {step}, and training has ended. The learning rate is {lr:.3g}; "
-            "a lower `lr` may help."
-        )
+    def _log_evaluation(self, stage: str, uncalibrated: bool = False) -> None:
+        loaders = {index: key for key in self._outputs if key[0] == stage for index in key[1:]}
+        for index, key in sorted(loaders.items()):
+            logits, labels = self._outputs.pop(key).compute()
+            if uncalibrated:
+                logits = logits / self.temperature.double()
+            for name, value in metrics(logits, labels).items():
+                if index == 0:
+                    on_bar = (stage, name) == ("val", "acc")
+                    self._log_total(f"{stage}_{name}", value, prog_bar=on_bar)
+                if len(loaders) > 1:
+                    self._log_total(f"{stage}_{name}/dataloader_idx_{index}", value)
+
+    def _log_total(self, name: str, value: float, prog_bar: bool = False) -> None:
+        """Log a number that all processes have computed from all images."""
+        # It is the same everywhere: the maximum keeps it, while a mean might round it.
+        self.log(name, value, prog_bar=prog_bar, reduce_fx="max", sync_dist=True)
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add our version, and what a continued run needs: random state, sums of the epoch.
+        """Add our version, and what a continued run needs: random state, totals of the epoch.
 
         Raises:
             FloatingPointError: If a loss or a weight is not finite: it is not worth keeping.
         """
         checkpoint["fashion_lightning_version"] = version("fashion-lightning")
-        if self.trainer.state.fn == TrainerFn.FITTING:
-            checkpoint["state_dict"]["temperature"] = torch.tensor(self._fitted_temperature)
-            self.train_seconds = time.monotonic() - self._train_began
-        checkpoint["train_seconds"] = self.train_seconds
-        self._check_losses()
-        trains = bool(self.trainer.optimizers)
-        if trains and not all(weights.isfinite().all() for weights in self.parameters()):
-            self._diverged("A weight is not finite", self.global_step)
-        checkpoint["train_sums"] = self._train_sums()
-        # Every process draws the same numbers, from the same seed: one's state serves all.
-        checkpoint["rng_states"] = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            checkpoint["rng_states"]["cuda"] = torch.cuda.get_rng_state(self.device)
+        # Of averaged weights, if a callback has put them there: these were validated.
+        checkpoint["state_dict"]["temperature"] = self.temperature.clone()
+        self._run.save(self, checkpoint)
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take what `on_save_checkpoint` added; what only training needs, if it continues."""
-        self.train_seconds = checkpoint.get("train_seconds", 0.0)
-        if self._trainer and self._trainer.state.fn == TrainerFn.FITTING:
-            self._rng_states = checkpoint.get("rng_states", {})
-            if self.global_rank == 0:  # The sums are those of all processes.
-                self._carried = checkpoint.get("train_sums", self._carried)
+        """Take what `on_save_checkpoint` has added; what only training needs, if it continues."""
+        fits = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
+        if not fits and "current_model_state" in checkpoint:
+            # `WeightAveraging` goes on with these weights, after a fit even for a test. Only a fit
+            # is to: in all else, a checkpoint is its averaged weights.
+            checkpoint["current_model_state"] = checkpoint["state_dict"]
+        self._run.load(self, checkpoint)
 
     @override
     def load_state_dict(
@@ -506,25 +577,38 @@ class FashionMNISTClassifier(LightningModule):
         return super().load_state_dict(state_dict, strict, assign)
 
     @override
-    def on_validation_epoch_end(self) -> None:
-        """Log the metrics of the validation images."""
-        self._log_evaluation("val")
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name in _CONSTANTS:
+            destination[prefix + name] = getattr(self, name).clone()
 
     @override
-    def on_test_epoch_end(self) -> None:
-        """Log the metrics of the test images."""
-        self._log_evaluation("test")
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        *args: Any,
+    ) -> None:
+        for name in _CONSTANTS:
+            if prefix + name in state_dict:
+                getattr(self, name).copy_(state_dict.pop(prefix + name))
+            elif strict:
+                missing_keys.append(prefix + name)
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, *args
+        )
 
-    def _log_evaluation(self, stage: str) -> None:
-        logits, labels = collect(self._epoch[stage])
-        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
-            self._fitted_temperature = fit_temperature(logits, labels)
-            logits = logits / self._fitted_temperature
-        values = metrics(logits, labels)
-        for name, value in values.items():
-            self._log_total(f"{stage}_{name}", value, prog_bar=(stage, name) == ("val", "acc"))
+    @override
+    def to_onnx(self, file_path: Any = None, input_sample: Any = None, **kwargs: Any) -> Any:
+        """Export `forward` as ONNX, for any number of images.
 
-    def _log_total(self, name: str, value: float, prog_bar: bool) -> None:
-        """Log a number that all processes have computed from all images."""
-        # It is the same everywhere: the maximum keeps it, while a mean might round it.
-        self.log(name, value, prog_bar=prog_bar, reduce_fx="max", sync_dist=True)
+        Lightning's method, with a sample and its variable number of images filled in.
+        """
+        if input_sample is None and self.example_input_array is None:
+            input_sample = (torch.zeros(2, 1, 28, 28),)
+            if not {"dynamic_shapes", "dynamic_axes"} & {*kwargs}:
+                kwargs["dynamic_shapes"] = ({0: "N"},)
+        return super().to_onnx(file_path, input_sample, **kwargs)

@@ -103,7 +103,8 @@ class MLP(nn.Module):
         Raises:
             ValueError: If the images have another shape or are not floating point.
         """
-        check_images(images, self._side)
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            check_images(images, self._side)
         logits: Tensor = self.linear_relu_stack(self.flatten(images))
         return logits
 
@@ -149,8 +150,6 @@ class ConvNet(nn.Module):
         )
         self.flatten = nn.Flatten()
         self.classify = nn.Linear(8 * channels, num_classes)
-        # Several times faster on CPUs and on tensor cores; the numbers stay the same.
-        self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         """Score a batch of images.
@@ -164,8 +163,11 @@ class ConvNet(nn.Module):
         Raises:
             ValueError: If the images have another shape or are not floating point.
         """
-        check_images(images)
-        features = self.features(images.reshape(-1, 1, 28, 28))
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            check_images(images)
+        # The memory format channels_last, in which all that follows stays: several times faster on
+        # CPUs and on tensor cores. Of images with one channel it is another view.
+        features = self.features(images.reshape(-1, 28, 28, 1).permute(0, 3, 1, 2))
         logits: Tensor = self.classify(self.flatten(features))
         return logits
 

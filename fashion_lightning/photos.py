@@ -16,20 +16,27 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from fashion_lightning.checks import expect
+from fashion_lightning.batches import NO_IMAGE
 
 Pixels = npt.NDArray[np.float32]  # (H, W, 3), 0 ... 255
 
-_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
-_FORMATS = ("PNG", "JPEG", "WEBP")  # PIL knows fifty more, some of them risky.
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # PIL knows more, some risky.
+_NAMES = "PNG, JPEG, WebP, BMP, TIFF or GIF"
+# Pictures by their names. Those that cannot be read are reported, and not passed over in silence.
+_ENDINGS = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
+    *(".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".raw", ".dng", ".cr2", ".cr3"),
+    *(".nef", ".arw", ".orf", ".rw2", ".ico", ".tga", ".ppm", ".pgm", ".pbm", ".apng", ".dib"),
+)
 _MAX_PIXELS = 100_000_000
 _MAX_BYTES = 200_000_000
 _THREADS = min(4, os.cpu_count() or 1)  # Each may hold a picture of _MAX_PIXELS.
@@ -50,77 +57,86 @@ class PhotoBatch(NamedTuple):
         images: float32, ``(B, 1, 28, 28)``, in [0, 1].
         index: int64, ``(B,)``, the places of the files in `Photos.paths`.
         path: The files' names, B of them. What is not Unicode in a name is written ``\xff``.
+        problems: For each file that could not be read, one sentence that says why, by its path.
     """
 
     images: Tensor
     index: Tensor  # type: ignore[assignment]  # Tuples have a method of that name.
     path: list[str]
+    problems: dict[str, str]
 
 
-class Photos:
-    """An iterable of `PhotoBatch`: every photograph once, in order; for `Trainer.predict`.
+class Photos(Dataset[Tensor]):
+    """A data set of photographs, each as an image of FashionMNIST, float32 ``(1, 28, 28)``.
 
-    Files that cannot be read are left out, so that a batch may be smaller than others, or empty.
-
-    Several processes take turns, as with `fashion_lightning.batches.Batches`: of batches 0, 1, 2,
-    ... process `rank` gets every `world_size`-th, beginning with its own number; one that would get
-    none gets an empty one.
+    With `collate_photos`, a DataLoader makes a `PhotoBatch` of several, which it decodes in threads
+    and from which files are left out that cannot be read: it may be smaller than others, or empty.
 
     Args:
         paths: The files, such as `find_images` returns.
-        batch_size: Files to a batch, at least 1.
-        rank: Number of this process.
-        world_size: Number of processes.
 
-    Attributes:
-        problems: For each file of this process that could not be read, one sentence that says why.
-            Fills while the batches are asked for; each iteration begins anew.
-
-    Raises:
-        ValueError: If `batch_size` is below 1.
+    Example:
+        >>> from torch.utils.data import DataLoader
+        >>> loader = DataLoader(Photos([]), batch_size=10, collate_fn=collate_photos)
     """
 
-    def __init__(
-        self, paths: Sequence[Path], *, batch_size: int, rank: int = 0, world_size: int = 1
-    ) -> None:
-        expect(batch_size >= 1, "batch_size", "an int >= 1", batch_size)
+    def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = list(paths)
-        self.batch_size = batch_size
-        self.rank = rank
-        self.world_size = world_size
-        self.problems: dict[Path, str] = {}
 
     def __len__(self) -> int:
-        """Batches that this process gets."""
-        return max(1, len(self._first_indices()))
+        """Return the number of files."""
+        return len(self.paths)
 
-    def __iter__(self) -> Iterator[PhotoBatch]:
-        """Read the photographs, a batch at a time."""
-        self.problems.clear()
-        # PIL decodes outside Python's global lock.
-        with ThreadPoolExecutor(_THREADS) as pool:
-            for first in self._first_indices() or [len(self.paths)]:
-                paths = self.paths[first : first + self.batch_size]
-                read = list(enumerate(pool.map(self._read, paths), first))
-                found = [(index, image) for index, image in read if image is not None]
-                images = [image for _, image in found] or [torch.empty(_SIZE, _SIZE)]
-                pixels = torch.stack(images)[: len(found)].unsqueeze(1)
-                yield PhotoBatch(
-                    pixels.float().div_(255),
-                    torch.tensor([index for index, _ in found], dtype=torch.int64),
-                    [_printable(self.paths[index]) for index, _ in found],
-                )
+    def __getitem__(self, index: int) -> Tensor:
+        """Return one photograph.
 
-    def _first_indices(self) -> range:
-        step = self.batch_size * self.world_size
-        return range(self.rank * self.batch_size, len(self.paths), step)
+        Raises:
+            OSError: If the file cannot be read.
+            ValueError: If it is no picture, damaged or too large, or shows no garment.
+        """
+        return read_image(self.paths[index]).unsqueeze(0).float().div_(255)
 
-    def _read(self, path: Path) -> Tensor | None:
+    def __getitems__(self, indices: Sequence[int]) -> "_Read":
+        """Read several photographs at once."""
+        indices = [index for index in indices if index != NO_IMAGE]
+        with ThreadPoolExecutor(_THREADS) as pool:  # PIL decodes outside Python's global lock.
+            read = list(pool.map(self._try, (self.paths[index] for index in indices)))
+        return _Read(self, indices, read)
+
+    def _try(self, path: Path) -> Tensor | str:
         try:
             return to_fashion_mnist(_decoded(path))
         except (OSError, ValueError) as error:
-            self.problems[path] = str(error)
-            return None
+            return str(error)
+
+
+class _Read(Sequence[Tensor]):
+    """Photographs that were read together: a list of samples, or a batch for `collate_photos`."""
+
+    def __init__(self, photos: Photos, indices: Sequence[int], read: list[Tensor | str]) -> None:
+        self.photos = photos
+        self.indices = indices
+        self.read = read
+
+    def __len__(self) -> int:
+        return len(self.read)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.photos[self.indices[place]]  # Raises what is wrong with it.
+
+
+def collate_photos(samples: Any) -> PhotoBatch:
+    """Return what a DataLoader has read of `Photos` as a batch."""
+    paths = samples.photos.paths
+    both = [*zip(samples.indices, samples.read, strict=True)]
+    found = [(index, image) for index, image in both if isinstance(image, Tensor)]
+    images = [image for _, image in found] or [torch.empty(_SIZE, _SIZE)]
+    return PhotoBatch(
+        torch.stack(images)[: len(found)].unsqueeze(1).float().div_(255),
+        torch.tensor([index for index, _ in found], dtype=torch.int64),
+        [_printable(paths[index]) for index, _ in found],
+        {str(paths[index]): why for index, why in both if isinstance(why, str)},
+    )
 
 
 def find_images(path: str | Path) -> list[Path]:
@@ -130,10 +146,10 @@ def find_images(path: str | Path) -> list[Path]:
         path: A file, which may have any name, or a folder.
 
     Returns:
-        The file, or all PNG, JPEG and WebP files in the folder and in those below it, as their
-        endings tell, in natural order: ``img2`` before ``img10``. Hidden files and folders are left
-        out, links to folders are not followed. A folder below that cannot be searched stands in the
-        list, too: reading it will say why.
+        The file, or all files in the folder and in those below it whose endings are those of
+        pictures, in natural order: ``img2`` before ``img10``. Formats that cannot be read are among
+        them, and so are folders that cannot be searched: reading them will say why. Hidden files
+        and folders are left out, links to folders are not followed.
 
     Raises:
         FileNotFoundError: If there is nothing at `path`.
@@ -155,7 +171,7 @@ def find_images(path: str | Path) -> list[Path]:
             if name.lower().endswith(_ENDINGS) and not name.startswith(".")
         )
     if not found:
-        raise ValueError(f"Expected `images` to hold PNG, JPEG or WebP files, but {path} has none.")
+        raise ValueError(f"Expected `images` to hold {_NAMES} files, but {path} has none.")
     return sorted(found, key=_natural)
 
 
@@ -171,7 +187,7 @@ def read_image(path: str | Path) -> Tensor:
     """Make an image of FashionMNIST from a photograph.
 
     Args:
-        path: A PNG, JPEG or WebP file. Of an animation the first picture counts.
+        path: A PNG, JPEG, WebP, BMP, TIFF or GIF file. Of an animation the first picture counts.
 
     Returns:
         uint8, ``(28, 28)``: the garment light on black, see `to_fashion_mnist`.
@@ -188,7 +204,7 @@ def read_picture(path: str | Path) -> Image.Image:
     """Read a photograph as it is: upright, in colours, reduced to at most 895 pixels an edge.
 
     Args:
-        path: A PNG, JPEG or WebP file. Of an animation the first picture counts.
+        path: A PNG, JPEG, WebP, BMP, TIFF or GIF file. Of an animation the first picture counts.
 
     Returns:
         The picture in mode RGB, or RGBA if it may have transparent parts.
@@ -228,7 +244,7 @@ def _decoded(path: Path) -> Image.Image:
             picture.draft(None, (max(1, width // scale), max(1, height // scale)))
             return _upright(picture)
         except UnidentifiedImageError:
-            raise ValueError("Expected a PNG, JPEG or WebP picture, but got none.") from None
+            raise ValueError(f"Expected a {_NAMES} picture, but got another format.") from None
         except Image.DecompressionBombError as error:
             raise ValueError(
                 f"Expected at most {_MAX_PIXELS // 10**6} million pixels, but got more."

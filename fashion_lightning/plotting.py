@@ -67,23 +67,34 @@ def png(figure: Figure) -> bytes:
 
 
 @style.context(_STYLE)
-def confusion_matrix(confusion: Tensor | Sequence[Sequence[int]]) -> Figure:
+def confusion_matrix(
+    confusion: Tensor | Sequence[Sequence[int]], class_names: Sequence[str] = CLASSES
+) -> Figure:
     """Draw how many images of each class were taken for which class.
 
     Args:
-        confusion: Counts, ``(10, 10)``, row = true class, column = predicted class.
+        confusion: Counts, ``(C, C)``, row = true class, column = predicted class.
+        class_names: Names of the C classes. Of more than 20, only some are shown, and no counts.
     """
     figure = _figure(5.0, "compressed")
     axes = figure.subplots()
     # Nearly all images lie on the diagonal. A square root lets the mistakes beside it be seen.
     shades = ListedColormap(colormaps["Blues"](np.linspace(0, 1, 256) ** 0.5))
+    many = len(class_names) > 20
     with warnings.catch_warnings():
         # NumPy 2 asks of tensors what PyTorch does not have yet.
         warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
-        plot_confusion_matrix(torch.as_tensor(confusion), ax=axes, labels=[*CLASSES], cmap=shades)
-    places = range(len(CLASSES))
-    axes.set_xticks(places, CLASSES, rotation=40, ha="right", rotation_mode="anchor", size="medium")
-    axes.set_yticks(places, CLASSES, rotation=0, size="medium")
+        plot_confusion_matrix(
+            torch.as_tensor(confusion),
+            ax=axes,
+            labels=[*class_names],
+            cmap=shades,
+            add_text=not many,
+        )
+    step = -(-len(class_names) // 20)
+    places, names = range(0, len(class_names), step), class_names[::step]
+    axes.set_xticks(places, names, rotation=40, ha="right", rotation_mode="anchor", size="medium")
+    axes.set_yticks(places, names, rotation=0, size="medium")
     axes.set_xlabel("predicted class", size="medium")
     axes.set_ylabel("true class", size="medium")
     axes.tick_params(length=0)
@@ -163,7 +174,12 @@ def _calibration(probs: Tensor, labels: Tensor, n_bins: int) -> tuple[Any, Any, 
 
 @style.context(_STYLE)
 def mistakes(
-    images: Tensor, labels: Tensor, predictions: Tensor, confidences: Tensor, columns: int = 4
+    images: Tensor,
+    labels: Tensor,
+    predictions: Tensor,
+    confidences: Tensor,
+    columns: int = 4,
+    class_names: Sequence[str] = CLASSES,
 ) -> Figure:
     """Draw wrongly classified images with their true and their predicted class.
 
@@ -173,6 +189,7 @@ def mistakes(
         predictions: Predicted classes, ``(K,)``.
         confidences: Probabilities of the predicted classes, ``(K,)``.
         columns: Number of images beside one another.
+        class_names: Names of the classes.
     """
     if not len(images):
         return _notice("No mistakes: every prediction is right.")
@@ -188,8 +205,8 @@ def mistakes(
         left, top = column * width + 0.19, row * height + 0.19
         _show(axes, image, extent=(left, left + side, top + side, top))
         middle = left + side / 2
-        axes.text(middle, top - 0.04, f"true {CLASSES[label]}", ha="center", va="bottom")
-        text = f"predicted\n{CLASSES[prediction]} {_percent(confidence)}"
+        axes.text(middle, top - 0.04, f"true {class_names[label]}", ha="center", va="bottom")
+        text = f"predicted\n{class_names[prediction]} {_percent(confidence)}"
         axes.text(middle, top + side + 0.03, text, ha="center", va="top", color=_RUST)
     axes.axis("off")
     axes.set(xlim=(0, _WIDTH), ylim=(height * rows, 0))
@@ -240,24 +257,31 @@ def learning_curves(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Figu
 
 
 @style.context(_STYLE)
-def samples(images: Tensor, labels: Tensor, per_class: int = 8) -> Figure:
-    """Draw the first images of each class, a row a class.
+def samples(
+    images: Tensor,
+    labels: Tensor,
+    per_class: int = 8,
+    class_names: Sequence[str] = CLASSES,
+) -> Figure:
+    """Draw the first images of each class, one row per class.
 
     Args:
         images: uint8, or floating point in [0, 1], ``(N, 28, 28)``.
         labels: Class numbers, ``(N,)``.
         per_class: Images in a row. A class that has fewer leaves the rest of its row empty.
+        class_names: Names of the classes.
     """
     figure = _figure(min(5.7, 45 / per_class), "compressed")
     axes = figure.subplots()
     side = images.shape[-1] + 2  # One picture of all: eighty axes are slow to draw.
-    sheet = np.full((side * len(CLASSES), side * per_class), np.nan)
-    for label in range(len(CLASSES)):
+    sheet = np.full((side * len(class_names), side * per_class), np.nan)
+    for label in range(len(class_names)):
         for column, image in enumerate(images[labels == label][:per_class]):
             top, left = label * side, column * side
             sheet[top : top + side - 2, left : left + side - 2] = _pixels(image)
     axes.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="none")
-    axes.set_yticks([side * label + side / 2 - 1.5 for label in range(len(CLASSES))], CLASSES)
+    places = [side * label + side / 2 - 1.5 for label in range(len(class_names))]
+    axes.set_yticks(places, class_names)
     axes.set_xticks([])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
@@ -298,15 +322,20 @@ def seeds(summary: Mapping[str, Any]) -> Figure:
 
 @style.context(_STYLE)
 def preview(
-    pictures: Sequence[Image.Image], images: Tensor, probs: Tensor, names: Sequence[str]
+    pictures: Sequence[Image.Image],
+    images: Tensor,
+    probs: Tensor,
+    names: Sequence[str],
+    class_names: Sequence[str] = CLASSES,
 ) -> Figure:
     """Draw pictures beside what the network sees of them, and its three most probable classes.
 
     Args:
         pictures: The originals, K of them.
         images: What the network is given, uint8, or floating point in [0, 1], ``(K, 28, 28)``.
-        probs: Probabilities, ``(K, 10)``.
+        probs: Probabilities, ``(K, C)``.
         names: The originals' paths; the files' names stand above them.
+        class_names: Names of the C classes.
     """
     figure = _figure(1.35 * len(pictures) + 0.2)
     grid = figure.subplots(len(pictures), 3, squeeze=False, width_ratios=[1, 1, 1.3])
@@ -321,10 +350,11 @@ def preview(
         original.set_title(_printable(name), parse_math=False, pad=3)
         _show(seen, image)
         seen.axis("off")
-        values, classes = row.topk(3)
-        bars = answer.barh(range(3), values.tolist(), color=[_BLUE, _LINE, _LINE], height=0.55)
+        values, classes = row.topk(min(3, len(row)))
+        colors = [_BLUE, _LINE, _LINE][: len(values)]
+        bars = answer.barh(range(len(values)), values.tolist(), color=colors, height=0.55)
         answer.bar_label(bars, [_percent(value) for value in values.tolist()], padding=3)
-        answer.set_yticks(range(3), [CLASSES[label] for label in classes])
+        answer.set_yticks(range(len(values)), [class_names[label] for label in classes])
         answer.set(xlim=(0, 1.4), ylim=(2.6, -0.6), xticks=[])
         answer.spines["bottom"].set_visible(False)
         answer.tick_params(length=0)

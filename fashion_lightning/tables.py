@@ -44,23 +44,27 @@ def open_table(path: Path, ending: str) -> Table:
     return _Parquet(path) if ending == ".parquet" else _CSV(path)
 
 
-def merge_tables(parts: Sequence[Path], path: Path, key: str) -> None:
-    """Make one table of several, which are gone afterwards.
+def merge_tables(
+    parts: Sequence[Path], path: Path, keys: Sequence[str], in_order: bool = True
+) -> None:
+    """Make one table of several, which are gone afterwards; its rows ascend by `keys`.
 
     Args:
-        parts: Files of `open_table`, each with its rows in ascending order of `key`.
+        parts: Files of `open_table`.
         path: The table, which gets its name when it is complete. Its ending says what it is.
-        key: Name of a column of ints.
+        keys: Names of columns of ints, which identify a row.
+        in_order: Whether the rows of each part ascend by `keys`. If not, all are read into memory,
+            sorted, and rows that occur twice are left out.
 
     Raises:
         OSError: If the file cannot be written.
     """
     merge = _merge_parquet if path.suffix == ".parquet" else _merge_csv
     with replacing(path) as new:
-        if len(parts) == 1:
+        if len(parts) == 1 and in_order:
             parts[0].replace(new)
         else:
-            merge(parts, new, key)
+            merge(parts, new, keys, in_order)
     for part in parts:
         part.unlink(missing_ok=True)
 
@@ -87,21 +91,29 @@ def _texts(column: Tensor | list[str]) -> Iterable[Any]:
     return [f"{value:.9g}" for value in values] if column.is_floating_point() else values
 
 
-def _merge_csv(parts: Sequence[Path], path: Path, key: str) -> None:
+def _merged(tables: Sequence[Iterable[Any]], key: Any, in_order: bool) -> Iterable[Any]:
+    if in_order:
+        return heapq.merge(*tables, key=key)
+    rows = {key(row): row for table in tables for row in table}
+    return (rows[place] for place in sorted(rows))
+
+
+def _merge_csv(parts: Sequence[Path], path: Path, keys: Sequence[str], in_order: bool) -> None:
     def rows(part: Path) -> Iterator[list[str]]:
         with part.open(newline="", encoding="utf-8") as file:
             yield from csv.reader(file)
 
-    def value(row: Any) -> int:
-        return int(row[names[0].index(key)])
+    def value(row: Any) -> tuple[int, ...]:
+        return tuple(int(row[place]) for place in places)
 
     tables = [rows(part) for part in parts]
     # The part of a process that had no batch is empty.
     names = [header for table in tables for header in [next(table, None)] if header]
+    places = [names[0].index(key) for key in keys] if names else []
     with path.open("w", newline="", encoding="utf-8") as file:
         merged = csv.writer(file)
         merged.writerows(names[:1])
-        merged.writerows(heapq.merge(*tables, key=value))
+        merged.writerows(_merged(tables, value, in_order))
 
 
 class _Parquet:
@@ -147,7 +159,7 @@ class _Parquet:
         self._waiting, self._num_waiting = [], 0
 
 
-def _merge_parquet(parts: Sequence[Path], path: Path, key: str) -> None:
+def _merge_parquet(parts: Sequence[Path], path: Path, keys: Sequence[str], in_order: bool) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -157,7 +169,8 @@ def _merge_parquet(parts: Sequence[Path], path: Path, key: str) -> None:
 
     files = [pq.ParquetFile(part) for part in parts if part.stat().st_size]
     schema = files[0].schema_arrow if files else pa.schema([])
-    merged = heapq.merge(*map(rows, files), key=lambda row: int(row[key]))
+    tables = [rows(file) for file in files]
+    merged = iter(_merged(tables, lambda row: tuple(int(row[key]) for key in keys), in_order))
     with pq.ParquetWriter(path, schema) as writer:
         while chunk := list(islice(merged, _ROW_GROUP)):
             writer.write_table(pa.Table.from_pylist(chunk, schema))

@@ -74,7 +74,7 @@ def test_validation_during_and_after_a_fit_say_the_same(
     datamodule = FashionMNISTDataModule(data_dir, mirrors=[])
     (logged,) = trainer.validate(classifier, datamodule, verbose=False)
     checkpoint = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
-    score = checkpoint["callbacks"]["BestAndLast"]["best_score"]
+    score = checkpoint["callbacks"]["BestAndLast"]["best_model_score"]
     assert logged["val_loss"] == pytest.approx(score, rel=1e-6)
     calibrated = F.cross_entropy(logits.double() / classifier.temperature, labels)
     assert logged["val_loss"] == pytest.approx(calibrated.item(), rel=1e-5)

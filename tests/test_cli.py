@@ -303,7 +303,8 @@ def test_explicit_arguments_win_over_the_checkpoints(
 
 def test_a_run_can_be_continued(command: Command, here: Path) -> None:
     command("fit", *SHORT)
-    command("fit", "--ckpt_path", "last", *UNTESTED, "--trainer.max_epochs", "2")
+    with pytest.warns(UserWarning, match="learning rate goes on with .* instead of 0"):
+        command("fit", "--ckpt_path", "last", *UNTESTED, "--trainer.max_epochs", "2")
     (run,) = (here / "lightning_logs").iterdir()
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 6
     curves = [(run / name).read_text() for name in ("metrics_1.csv", "metrics.csv")]

@@ -11,7 +11,6 @@ from torchvision import transforms
 from torchvision.datasets import FashionMNIST
 
 from fashion_lightning import FashionMNISTClassifier, FashionMNISTDataModule
-from fashion_lightning.batches import Batches
 from fashion_lightning.datamodule import split_indices
 
 
@@ -22,7 +21,7 @@ def ready(data_dir: Path, stage: str, **arguments: Any) -> FashionMNISTDataModul
     return datamodule
 
 
-def joined(batches: Batches) -> tuple[Tensor, Tensor]:
+def joined(batches: Any) -> tuple[Tensor, Tensor]:
     images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
     return images, labels
 
@@ -171,10 +170,11 @@ def test_a_teachers_answers_are_for_the_images_as_they_are(
     datamodule.setup("fit")
     classifier = FashionMNISTClassifier.load_from_checkpoint(teacher).eval()
     loader = datamodule.train_dataloader()
-    for images, labels, logits in [*loader, *loader]:  # two epochs
-        assert labels.shape == (250,)
+    for batch in [*loader, *loader]:  # two epochs
+        assert batch["labels"].shape == (250,)
         with torch.no_grad():
-            assert torch.allclose(logits, classifier(images), atol=1e-5)
+            expected = classifier(batch["images"])
+        assert torch.allclose(batch["teacher_logits"], expected, atol=1e-5)
     assert all(len(batch) == 2 for batch in datamodule.val_dataloader())
 
 

@@ -6,7 +6,7 @@ import torch
 from sklearn import metrics as sklearn
 from torch import Tensor
 
-from fashion_lightning.evaluation import collect, metrics, per_class
+from fashion_lightning.evaluation import Outputs, TrainingTotals, hard, metrics, per_class
 
 
 @pytest.fixture
@@ -52,8 +52,51 @@ def test_classes_are_measured_like_scikit_learn(predictions: tuple[Tensor, Tenso
     assert ours["confusion_matrix"] == sklearn.confusion_matrix(labels, predicted).tolist()
 
 
-def test_batches_are_joined_in_order() -> None:
+def test_outputs_are_joined_in_order_and_forgotten() -> None:
+    outputs = Outputs()
     batches = [(torch.rand(3, 10), torch.arange(3)), (torch.rand(2, 10), torch.arange(2))]
-    logits, labels = collect(batches)
-    assert labels.tolist() == [0, 1, 2, 0, 1]
-    assert torch.equal(logits, torch.cat([batches[0][0], batches[1][0]]).double())
+    for _ in range(2):
+        for batch in batches:
+            outputs.update(*batch)
+        logits, labels = outputs.compute()
+        assert labels.tolist() == [0, 1, 2, 0, 1]
+        assert torch.equal(logits, torch.cat([batches[0][0], batches[1][0]]).double())
+        outputs.reset()
+
+
+def test_soft_labels_count_by_their_largest_and_in_the_loss_as_they_are(
+    predictions: tuple[Tensor, Tensor],
+) -> None:
+    logits, labels = predictions
+    soft = 0.9 * torch.nn.functional.one_hot(labels, 10) + 0.01
+    ours, plain = metrics(logits, soft), metrics(logits, labels)
+    expected = -(soft * logits.log_softmax(1)).sum(1).mean().item()
+    assert ours["loss"] == pytest.approx(expected)
+    assert {**ours, "loss": 0} == {**plain, "loss": 0}
+    assert torch.equal(hard(soft), labels)
+
+
+def test_training_totals_are_those_of_all_batches_however_many() -> None:
+    totals = TrainingTotals()
+    losses, sizes, correct = torch.rand(1300), torch.randint(1, 9, (1300,)), 0
+    for number, (loss, size) in enumerate(zip(losses, sizes.tolist(), strict=True)):
+        logits, labels = torch.rand(size, 10), torch.randint(10, (size,))
+        totals.update(loss, logits, labels, number)
+        correct += int((logits.argmax(1) == labels).sum())
+        if number == 700:  # A run that is interrupted here.
+            sums, totals = totals.sums(), TrainingTotals()
+            totals.add_sums(sums)
+    values = totals.compute()
+    assert values["loss"] == pytest.approx(float(losses.double() @ sizes.double() / sizes.sum()))
+    assert values["acc"] == correct / int(sizes.sum())
+    # Nothing grows while nobody asks: what was noted is summed up now and then.
+    assert len(totals._noted) < 1000
+
+
+def test_the_first_loss_that_is_not_finite_is_found() -> None:
+    totals = TrainingTotals()
+    for step, loss in enumerate((1.0, 2.0, float("inf"), float("nan"))):
+        totals.update(torch.tensor(loss), torch.rand(2, 10), torch.arange(2), step)
+    assert totals.first_not_finite() == (2, float("inf"))
+    totals.reset()
+    assert totals.first_not_finite() is None

@@ -92,7 +92,8 @@ def test_a_student_aims_at_its_teachers_probabilities(tmp_path: Path) -> None:
     images, labels, logits = torch.rand(8, 1, 28, 28), torch.arange(8), torch.randn(8, 10)
     before = distillation_loss(classifier(images), logits, 3.0).item()
     trainer = quiet_trainer(tmp_path, max_epochs=1, log_every_n_steps=1)
-    batches = [(images, labels, logits)], [(images, labels)]
+    batch = {"images": images, "labels": labels, "teacher_logits": logits}
+    batches = [batch], [(images, labels)]
     trainer.fit(classifier, *(DataLoader(each, batch_size=None) for each in batches))  # type: ignore[arg-type]
     assert trainer.callback_metrics["train_loss"] == pytest.approx(before, rel=1e-5)
 
@@ -174,9 +175,8 @@ def test_training_metrics_are_those_of_the_epochs_batches(tmp_path: Path, data_d
     datamodule.setup("fit")
     batches = [batch for _, batch in zip(range(4), datamodule.train_dataloader(), strict=False)]
     images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    classifier.temperature.fill_(1)  # As in training.
     with torch.no_grad():
-        logits = classifier(images)
+        logits = classifier.train()(images)
     loss = F.cross_entropy(logits, labels, label_smoothing=0.1)
     accuracy = sklearn.accuracy_score(labels, logits.argmax(1))
     assert trainer.callback_metrics["train_loss"] == pytest.approx(loss.item(), rel=1e-5)
@@ -349,7 +349,8 @@ def test_training_can_be_compiled(tmp_path: Path, data_dir: Path) -> None:
     path = tmp_path / "compiled.ckpt"
     trainer.save_checkpoint(path)
     trainer = quiet_trainer(tmp_path, max_steps=12, limit_val_batches=0)
-    trainer.fit(classifier, datamodule, ckpt_path=path, weights_only=True)
+    with pytest.warns(UserWarning, match="this run plans 12 steps"):
+        trainer.fit(classifier, datamodule, ckpt_path=path, weights_only=True)
     assert trainer.global_step == 12
     loaded = FashionMNISTClassifier.load_from_checkpoint(path)
     (probs,) = quiet_trainer(tmp_path, limit_predict_batches=1).predict(loaded, datamodule) or []

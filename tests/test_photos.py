@@ -8,15 +8,25 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from fashion_lightning import FashionMNISTClassifier, files
-from fashion_lightning.photos import Photos, find_images, read_image, read_picture, to_fashion_mnist
+from fashion_lightning.batches import TurnsSampler
+from fashion_lightning.photos import (
+    Photos,
+    collate_photos,
+    find_images,
+    read_image,
+    read_picture,
+    to_fashion_mnist,
+)
 
 
 def photograph(image: Tensor, random: Random) -> bytes:
@@ -237,6 +247,10 @@ def hostile_files() -> dict[str, bytes]:
     }
 
 
+def loader(paths: list[Path], batch_size: int, **options: Any) -> DataLoader[Any]:
+    return DataLoader(Photos(paths), batch_size=batch_size, collate_fn=collate_photos, **options)
+
+
 def test_files_that_are_none_are_named_and_the_others_read(tmp_path: Path) -> None:
     contents = hostile_files()
     for name, content in contents.items():
@@ -249,17 +263,17 @@ def test_files_that_are_none_are_named_and_the_others_read(tmp_path: Path) -> No
         file.write(encoded("WEBP")[:30])
         file.truncate(10**12)
     (tmp_path / "good.webp").write_bytes(encoded("WEBP"))
-    photos = Photos(find_images(tmp_path), batch_size=10)
-    batches = list(photos)
+    batches = list(loader(find_images(tmp_path), batch_size=10))
+    problems = {Path(path): why for batch in batches for path, why in batch.problems.items()}
     assert [Path(path).name for batch in batches for path in batch.path] == ["good.webp"]
     bad = {*contents, "pipe.png", "loop.png", "gone.png", "device.png", "huge.webp"}
-    assert {path.name for path in photos.problems} == bad
+    assert {path.name for path in problems} == bad
     assert len(bad) >= 30
-    reasons = {path.name: reason for path, reason in photos.problems.items()}
+    reasons = {path.name: reason for path, reason in problems.items()}
     assert "200 MB" in reasons["huge.webp"]
     enormous = ("bomb.png", "large.png", "wide.jpg", "wide.webp")
     assert all("million pixels" in reasons[name] for name in enormous)
-    for reason in photos.problems.values():
+    for reason in reasons.values():
         assert "\n" not in reason
         assert len(reason) < 300
 
@@ -277,32 +291,31 @@ def test_what_may_not_be_read_is_named(tmp_path: Path) -> None:
         if root:  # Who may read everything.
             os.seteuid(65_534)
         try:
-            photos = Photos(find_images(folder), batch_size=9)
-            (batch,) = photos
+            (batch,) = loader(find_images(folder), batch_size=9)
         finally:
             if root:
                 os.seteuid(0)
             (folder / "closed").chmod(0o755)
     assert batch.path == [str(folder / "good.png")]
-    assert {path.name for path in photos.problems} == {"closed", "secret.png"}
-    assert all("Permission denied" in reason for reason in photos.problems.values())
+    assert {Path(path).name for path in batch.problems} == {"closed", "secret.png"}
+    assert all("Permission denied" in reason for reason in batch.problems.values())
 
 
 def test_names_that_are_no_unicode_can_be_written_to_a_table(tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"caf\xe9.png")
     path.write_bytes(encoded("PNG"))
-    (batch,) = Photos(find_images(tmp_path), batch_size=1)
+    (batch,) = loader(find_images(tmp_path), batch_size=1)
     assert batch.path == [str(tmp_path / r"caf\xe9.png")]
 
 
 def test_problems_are_those_of_the_last_reading(tmp_path: Path) -> None:
     path = tmp_path / "1.png"
-    photos = Photos([path], batch_size=1)
-    assert [len(batch.path) for batch in photos] == [0]
-    assert [*photos.problems] == [path]
+    photos = loader([path], batch_size=1)
+    (batch,) = photos
+    assert (batch.path, [*batch.problems]) == ([], [str(path)])
     path.write_bytes(encoded("PNG"))
-    assert [len(batch.path) for batch in photos] == [1]
-    assert not photos.problems
+    (batch,) = photos
+    assert (batch.path, batch.problems) == ([str(path)], {})
 
 
 @pytest.mark.parametrize("read", [read_image, read_picture])
@@ -310,7 +323,7 @@ def test_a_script_is_told_the_file_and_the_reason(
     read: Callable[[Path], object], tmp_path: Path
 ) -> None:
     (tmp_path / "page.png").write_text("<html>")
-    with pytest.raises(ValueError, match=r"page\.png: Expected a PNG, JPEG or WebP picture, but"):
+    with pytest.raises(ValueError, match=r"page\.png: Expected a PNG, JPEG, WebP.* picture, but"):
         read(tmp_path / "page.png")
     with pytest.raises(FileNotFoundError, match=r"none\.png: Expected .* No such file"):
         read(tmp_path / "none.png")
@@ -340,7 +353,8 @@ def test_processes_share_the_files(
         save(tmp_path / f"{number}.png", image)
     paths = find_images(tmp_path)
     shares = [
-        Photos(paths, batch_size=3, rank=rank, world_size=world_size) for rank in range(world_size)
+        loader(paths, 3, sampler=TurnsSampler(paths, 3, rank=rank, num_replicas=world_size))
+        for rank in range(world_size)
     ]
     batches = [batch for share in shares for batch in share]
     assert sorted(index for batch in batches for index in batch.index.tolist()) == [*range(5)]

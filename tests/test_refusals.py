@@ -192,8 +192,8 @@ TRAINER: list[Case] = [
     ("fit_short --trainer.num_sanity_val_steps -5", ("to be an int >= -1, but got -5.",)),
     ("fit_short --trainer.val_check_interval 2", ("at most the 1 training batches, but got 2.",)),
     ("fit_short --trainer.limit_train_batches 0.001", ("one of the 110 batches, but got 0.001.",)),
-    ("fit_short --trainer.limit_val_batches 0.01", ("one of the 10 batches, but got 0.01.",)),
-    ("fit_short --trainer.limit_test_batches 0.01", ("one of the 20 batches, but got 0.01.",)),
+    ("fit_short --trainer.limit_val_batches 0.01", ("one of the 20 batches, but got 0.01.",)),
+    ("fit_short --trainer.limit_test_batches 0.01", ("one of the 40 batches, but got 0.01.",)),
     ("fit_short --trainer.overfit_batches 0.0001", ("`limit_train_batches`", "but got 0.0001.")),
     ("fit_short --trainer.default_root_dir new/er --trainer.max_steps -7", ("`max_steps`", "-7")),
     ("fit --trainer.gradient_clip_val -1", ("Expected `gradient_clip_val` to be >= 0", "got -1.")),
@@ -329,7 +329,7 @@ def test_a_fraction_must_leave_a_batch_to_every_process() -> None:
         accelerator="cpu", devices=2, strategy="ddp", logger=False, limit_val_batches=0.5
     )
     with pytest.raises(ValueError, match=r"leaves one of the 1 batches, but got 0\.5"):
-        check_batches(trainer, FashionMNISTDataModule(val_size=1500, mirrors=[]))
+        check_batches(trainer, FashionMNISTDataModule(val_size=1500, eval_batch_size=500))
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ def test_runs_that_are_killed_again_and_again(
         "unpack": 4,
         "training step": EPOCHS * STEPS,
         "checkpoint write": 9,
-        "validation": 10 * EPOCHS,
+        "validation": 20 * EPOCHS,
     }
     killed: list[str] = []
     number = 0
@@ -176,7 +176,7 @@ def test_runs_that_are_killed_again_and_again(
         (signal.SIGINT, "training step", 3, 3),
         (signal.SIGTERM, "training step", STEPS + 7, STEPS + 7),
         (signal.SIGTERM, "validation", 7, STEPS),
-        (signal.SIGINT, "validation", 30, EPOCHS * STEPS),
+        (signal.SIGINT, "validation", 20 * EPOCHS, EPOCHS * STEPS),
     ],
 )
 def test_a_signal_leaves_a_checkpoint_and_says_how_to_continue(

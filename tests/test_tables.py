@@ -50,7 +50,7 @@ def write(path: Path, ending: str, *batches: Columns) -> Path:
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_every_value_comes_back(tmp_path: Path, ending: str) -> None:
     part = write(tmp_path / "part", ending, columns(0, 1), columns(), columns(2))
-    merge_tables([part], tmp_path / f"table{ending}", key="index")
+    merge_tables([part], tmp_path / f"table{ending}", keys=["index"])
     expected = columns(0, 1, 2)
     assert isinstance(expected["probability"], torch.Tensor)
     found = rows(tmp_path / f"table{ending}")
@@ -70,9 +70,9 @@ def test_parts_of_several_processes_become_one_in_order(tmp_path: Path, ending: 
         write(tmp_path / "3", ending, columns()),
         write(tmp_path / "4", ending),
     ]
-    merge_tables(parts, tmp_path / f"table{ending}", key="index")
+    merge_tables(parts, tmp_path / f"table{ending}", keys=["index"])
     whole = write(tmp_path / "whole", ending, columns(*range(9)))
-    merge_tables([whole], tmp_path / f"whole{ending}", key="index")
+    merge_tables([whole], tmp_path / f"whole{ending}", keys=["index"])
     assert rows(tmp_path / f"table{ending}") == rows(tmp_path / f"whole{ending}")
     assert len(rows(tmp_path / f"table{ending}")) == 9
     assert {path.suffix for path in tmp_path.iterdir()} == {ending}
@@ -80,7 +80,9 @@ def test_parts_of_several_processes_become_one_in_order(tmp_path: Path, ending: 
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_no_rows_leave_a_table_with_its_columns(tmp_path: Path, ending: str) -> None:
-    merge_tables([write(tmp_path / "0", ending, columns())], tmp_path / f"t{ending}", key="index")
+    merge_tables(
+        [write(tmp_path / "0", ending, columns())], tmp_path / f"t{ending}", keys=["index"]
+    )
     if ending == ".csv":
         assert (tmp_path / "t.csv").read_text().strip() == "index,path,probability"
     else:

@@ -1,17 +1,27 @@
-"""Checkpoints of a run: the best epoch's, and the last state."""
+"""Checkpoints of a run: the best validated weights, and the last state."""
 
 import math
 import os
 import shutil
 import signal
+import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import (
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
+from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
 from fashion_lightning.atomic import replacing
+from fashion_lightning.checkpoint_io import AtomicCheckpointIO
 from fashion_lightning.checks import expect
 from fashion_lightning.signals import StopSignals
 
@@ -27,25 +37,40 @@ class Interrupted(SystemExit):
         self.checkpoint = checkpoint
 
 
-class BestAndLast(Checkpoint):
-    """Keeps ``last.ckpt``, of the last epoch, and ``best.ckpt``, of the lowest `val_loss` so far.
+class BestAndLast(ModelCheckpoint):
+    """A `ModelCheckpoint` that keeps ``best.ckpt`` and ``last.ckpt``, and ends runs with care.
 
-    An epoch that is the best is written once: ``last.ckpt`` is a second name (a hard link, where
-    the file system has them) of what is ``best.ckpt``. Without validation, the last epoch is the
-    best. Ctrl-C and SIGTERM end training after the running step, or after the running validation,
-    with a ``last.ckpt`` that continues there.
+    ``best.ckpt`` holds the weights whose validation was the best, also inside an epoch. Until there
+    is a validation, the latest epoch is the best. ``last.ckpt`` is the state after the latest
+    epoch; Lightning's own writes it only when it also writes another checkpoint. An epoch that is
+    the best is written once: ``last.ckpt`` is a second name (a hard link, where the file system has
+    them) of what is ``best.ckpt``.
+
+    Ctrl-C and SIGTERM end training after the running step, or after the running validation, with a
+    ``last.ckpt`` that continues there.
 
     Args:
-        dirpath: The folder. None: ``checkpoints`` in the trainer's `log_dir`.
+        dirpath: The folder. None: where `ModelCheckpoint` writes, ``checkpoints`` in the run's
+            folder of the first logger, or in the trainer's `default_root_dir`.
+        monitor: The metric that says which weights are the best. Each validation must log it.
+        mode: ``min`` or ``max``: whether a low or a high one is good.
         every_n_train_steps: Write ``last.ckpt`` after every so many optimizer steps, too, >= 1.
 
     Raises:
+        MisconfigurationException: When training begins, if another callback would write files of
+            these names into the same folder, or average weights after the last was written; after
+            a validation that has not logged `monitor`.
         ValueError: If `every_n_train_steps` is below 1.
         Interrupted: From the trainer's `fit`, if a signal ended it.
     """
 
     def __init__(
-        self, dirpath: str | Path | None = None, *, every_n_train_steps: int | None = None
+        self,
+        dirpath: str | Path | None = None,
+        *,
+        monitor: str = "val_loss",
+        mode: str = "min",
+        every_n_train_steps: int | None = None,
     ) -> None:
         expect(
             every_n_train_steps is None or every_n_train_steps >= 1,
@@ -53,40 +78,84 @@ class BestAndLast(Checkpoint):
             "an int >= 1",
             every_n_train_steps,
         )
-        self.dirpath = dirpath
+        super().__init__(
+            dirpath,
+            filename="best",
+            monitor=monitor,
+            mode=mode,
+            save_last=True,
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+        )
         self.every_n_train_steps = every_n_train_steps
-        self.best_score = math.inf
-        self.best_model_path = ""  # Trainer.test(ckpt_path="best") asks for it by this name.
         self._signals = StopSignals()
         self._stopping = False
+        self._is_due = False  # The latest validation was the best, and is not saved yet.
+
+    @property
+    @override
+    def state_key(self) -> str:
+        """Return under which name checkpoints keep the state."""
+        if (self.monitor, self.mode) == ("val_loss", "min"):
+            return type(self).__qualname__
+        return self._generate_state_key(monitor=self.monitor, mode=self.mode)
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Settle the folder, for all processes the first one's."""
-        # All processes must ask for `log_dir`.
-        folder = Path(self.dirpath or Path(trainer.log_dir or ".") / "checkpoints")
-        folder, has_best = trainer.strategy.broadcast((folder, (folder / "best.ckpt").is_file()))
-        self._best, self._last = folder / "best.ckpt", folder / "last.ckpt"
-        self._has_best = has_best
+        with warnings.catch_warnings():  # These files are meant to be replaced.
+            warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
+            super().setup(trainer, pl_module, stage)
+        self._is_due = False
+        self._has_best = trainer.strategy.broadcast(Path(self._path("best")).is_file())
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self.dirpath or "", f"{name}{self.FILE_EXTENSION}")  # noqa: PTH118 (URLs, too)
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """Return what a continued run must know."""
-        return {"best_score": self.best_score}
+        """Return what a continued run must know; paths are not part of it."""
+        score = self.best_model_score
+        return {
+            "monitor": self.monitor,
+            "mode": self.mode,
+            "best_model_score": None if score is None else float(score),
+        }
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue; in a folder without ``best.ckpt``, the next epoch is the best."""
-        if self._has_best:
-            self.best_score = state_dict["best_score"]
-            self.best_model_path = str(self._best)
+        """Continue; in a folder without ``best.ckpt``, the next validation is the best."""
+        # Version 0.1.0 called it `best_score`, infinite before the first validation.
+        score = state_dict.get("best_model_score", state_dict.get("best_score"))
+        if self._has_best and score is not None and math.isfinite(score):
+            self._note_best(torch.tensor(score))
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to note signals."""
+        """Refuse what cannot be; begin to note signals."""
+        super().on_train_start(trainer, pl_module)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if callback is not self:
+                self._refuse(callback)
         self._stopping = False
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._signals.listen()
+
+    def _refuse(self, callback: Any) -> None:
+        if isinstance(callback, StochasticWeightAveraging):
+            raise MisconfigurationException(
+                "Expected no `StochasticWeightAveraging` beside `BestAndLast`, since its averaged "
+                "weights would be in no checkpoint; use `EMAWeightAveraging` or `WeightAveraging`."
+            )
+        if isinstance(callback, ModelCheckpoint) and callback.dirpath == self.dirpath:
+            last = callback.CHECKPOINT_NAME_LAST if callback.save_last else ""
+            names = {callback.filename or "", last}
+            both = sorted(names & {"best", self.CHECKPOINT_NAME_LAST})
+            if both:
+                raise MisconfigurationException(
+                    f"Expected `dirpath` of `{type(callback).__name__}` to be a folder of its own, "
+                    f"but got {callback.dirpath}, where `BestAndLast` writes {both[0]}.ckpt, too."
+                )
 
     @override
     def on_train_batch_start(
@@ -100,36 +169,56 @@ class BestAndLast(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Write a checkpoint inside an epoch, if it is time or a signal came."""
-        # Only between two optimizer steps is all that counts in a checkpoint; and after an epoch's
-        # last batch `on_train_epoch_end` follows.
+        # A checkpoint is complete only between optimizer steps. After the last batch of an epoch
+        # `on_train_epoch_end` follows.
         if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         n = self.every_n_train_steps
         is_due = n and trainer.global_step % n == 0 and not trainer.fast_dev_run  # type: ignore[attr-defined]
         self._stopping = self._received(trainer)
         if self._stopping or is_due:
-            trainer.save_checkpoint(self._last, weights_only=False)
+            self._save_last(trainer)
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the weights that were validated, if they are the best."""
+        if (
+            trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or trainer.fast_dev_run  # type: ignore[attr-defined]
+        ):
+            return
+        assert self.monitor is not None
+        score = trainer.callback_metrics.get(self.monitor)
+        if score is None:
+            raise MisconfigurationException(
+                f"Expected `monitor` of `BestAndLast` to be a metric that validation logs, but got "
+                f"{self.monitor!r}. There are: {', '.join(sorted(trainer.callback_metrics))}."
+            )
+        best, self.current_score = self.best_model_score, score.detach().cpu()
+        is_better = torch.lt if self.mode == "min" else torch.gt
+        if score.isnan() or (best is not None and not is_better(self.current_score, best)):
+            return
+        self._note_best(self.current_score)
+        # After an epoch's last batch, weights that are no averages stay as they are until
+        # `on_train_epoch_end`. Then the epoch is complete, and one file serves as best and last.
+        averages = any(isinstance(each, WeightAveraging) for each in trainer.callbacks)  # type: ignore[attr-defined]
+        self._is_due = trainer.is_last_batch and not averages
+        if not self._is_due:
+            self._save_checkpoint(trainer, self.best_model_path)
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the checkpoint of the epoch."""
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        # Without any validation, each epoch is the best. A run that was continued knows no loss
-        # until it validates, but which one is to be beaten.
-        loss, is_best = trainer.callback_metrics.get("val_loss"), math.isinf(self.best_score)
-        if loss is not None:
-            is_best = loss.item() < self.best_score
-            self.best_score = min(self.best_score, loss.item())
-        if is_best:
-            self.best_model_path = str(self._best)
+        if self._is_due or self.best_model_score is None:  # The latter: never validated.
+            self._is_due = False
+            self.best_model_path = self._path("best")
             # This one first: killed in between, the run continues from the epoch before and comes
             # here again. The other way round, the best epoch would be lost.
-            trainer.save_checkpoint(self._best, weights_only=False)
-            if trainer.is_global_zero:
-                _link(self._best, self._last)
+            self._save_checkpoint(trainer, self.best_model_path)
+            self._save_last(trainer, is_best=True)
         else:
-            trainer.save_checkpoint(self._last, weights_only=False)
+            self._save_last(trainer)
         self._stopping = self._received(trainer)
 
     @override
@@ -145,6 +234,36 @@ class BestAndLast(Checkpoint):
         """Leave the signals alone."""
         self._signals.ignore()
 
+    def _note_best(self, score: torch.Tensor) -> None:
+        path = self._path("best")
+        self.best_model_score = self.kth_value = score
+        self.best_model_path = self.kth_best_model_path = path
+        self.best_k_models = {path: score}
+
+    def _save_last(self, trainer: Trainer, is_best: bool = False) -> None:
+        """Write ``last.ckpt``, or give what was just written as the best a second name."""
+        self.last_model_path = path = self._path(self.CHECKPOINT_NAME_LAST)
+        # Other plugins may write later, elsewhere, or a folder.
+        links = type(trainer.strategy.checkpoint_io) in (AtomicCheckpointIO, TorchCheckpointIO)
+        if is_best and links and trainer.strategy.broadcast(Path(self.best_model_path).is_file()):
+            if trainer.is_global_zero:
+                _link(Path(self.best_model_path), Path(path))
+            trainer.strategy.barrier("BestAndLast")
+        else:
+            self._save_checkpoint(trainer, path)
+
+    @override
+    def _find_last_checkpoints(self, trainer: Trainer) -> set[str]:
+        # Lightning asks this for `ckpt_path="last"`. If there is none, it would go on with whatever
+        # weights the module has.
+        found = super()._find_last_checkpoints(trainer)
+        if not found and trainer.state.fn != TrainerFn.FITTING:
+            raise FileNotFoundError(
+                'Expected a checkpoint for `ckpt_path="last"`, but there is no last.ckpt in '
+                f"{self.dirpath or trainer.default_root_dir}."
+            )
+        return found
+
     def _received(self, trainer: Trainer) -> bool:
         """Tell, the same for all processes, whether one of them got a signal."""
         received = self._signals.received is not None
@@ -155,7 +274,8 @@ class BestAndLast(Checkpoint):
     def _stop_if_due(self) -> None:
         if self._stopping:
             # A process that got no signal itself stops because of another's.
-            raise Interrupted(128 + (self._signals.received or signal.SIGTERM), self._last)
+            number = self._signals.received or signal.SIGTERM
+            raise Interrupted(128 + number, Path(self.last_model_path))
 
 
 def _link(file: Path, name: Path) -> None:

@@ -1,6 +1,5 @@
-"""Predictions as a table: one row an image, in the dataset's order."""
+"""Predictions as a table: one row per image, in the dataset's order."""
 
-import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,30 +10,31 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
-from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from fashion_lightning.atomic import replacing
-from fashion_lightning.batches import Batches
-from fashion_lightning.evaluation import gather
-from fashion_lightning.files import CLASSES
+from fashion_lightning.batches import NO_IMAGE
+from fashion_lightning.callbacks.outputs import check_probabilities, names_of_classes, run_folder
+from fashion_lightning.evaluation import gather, hard
 from fashion_lightning.tables import Columns, Table, merge_tables, open_table, require_parquet
+from fashion_lightning.training import images_and_labels
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Writes what `predict_step` returns, probabilities ``(N, 10)``, to a table.
+    """Writes what `predict_step` returns, probabilities ``(N, C)``, to a table.
 
-    One row an image, in the dataset's order, none missing or doubled: index, path (of photographs),
-    target (if the batches carry labels), prediction (class number), class_name, confidence (the
-    largest probability), prob_0 ... prob_9. Rows are written as the batches come; the file gets its
-    name when it is complete.
+    One row per image, in the dataset's order, none missing or doubled: dataloader_idx (if there are
+    several loaders), index, path (of photographs), target (if the batches carry labels), prediction
+    (class number), class_name (of the module's `class_names`), confidence (the largest
+    probability), prob_0, prob_1, ... Rows are written as the batches come; the file gets its name
+    when it is complete.
 
     Photographs that cannot be read have no row. They are named, with the reason, in a file beside
     the table (``predictions.csv.log``), and in `problems`.
 
     Args:
         path: The file: Parquet if its name ends in ``.parquet`` (needs pyarrow), else CSV. None:
-            ``predictions.csv`` in the trainer's `log_dir`.
+            ``predictions.csv`` in the folder of the trainer's run.
         overwrite: Whether a file of that name may be replaced.
 
     Attributes:
@@ -43,7 +43,9 @@ class PredictionWriter(BasePredictionWriter):
     Raises:
         FileExistsError: Before anything is computed, if there is a folder of that name, or a file
             and `overwrite` is False.
-        ImportError: Likewise, if the table shall be Parquet and pyarrow is not installed.
+        ImportError: Likewise, if the table is to be Parquet and pyarrow is not installed.
+        ValueError: If `predict_step` returns something else, or nobody knows which images of a
+            loader without a length a process has had.
     """
 
     def __init__(self, path: str | Path | None = None, *, overwrite: bool = False) -> None:
@@ -53,7 +55,9 @@ class PredictionWriter(BasePredictionWriter):
         self.problems: dict[str, str] = {}
         self._parts: list[Path] = []  # a file for each process
         self._part: Table | None = None  # this process's
-        self._num_rows = 0
+        self._keys: tuple[str, ...] = ()  # the columns that say which image it is
+        self._next: list[int] = []  # for each loader, the row after the last
+        self._is_sorted = True
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -61,7 +65,7 @@ class PredictionWriter(BasePredictionWriter):
         if stage != "predict":
             return
         # Both are the same for every process, and `log_dir` must be asked for by all of them.
-        path = Path(self.path or Path(trainer.log_dir or ".") / "predictions.csv")
+        path = Path(self.path or run_folder(trainer) / "predictions.csv")
         if path.is_dir() or (path.exists() and not self.overwrite):
             raise FileExistsError(
                 f"Expected `path` to be a new file, but {path} exists; `overwrite` replaces files."
@@ -78,10 +82,11 @@ class PredictionWriter(BasePredictionWriter):
         """Open this process's part."""
         self._file.parent.mkdir(parents=True, exist_ok=True)
         self._part = open_table(self._parts[trainer.global_rank], self._file.suffix)
-        self._num_rows = 0
-        if not isinstance(trainer.predict_dataloaders, DataLoader):
-            # Lightning misses the indices, which it takes from a DataLoader; ours tell them.
-            warnings.filterwarnings("ignore", "Couldn't infer the batch indices")
+        loaders = trainer.predict_dataloaders
+        self._next = [0] * (len(loaders) if isinstance(loaders, list | tuple) else 1)
+        self._keys = ("dataloader_idx", "index") if len(self._next) > 1 else ("index",)
+        self._is_sorted = True
+        self.problems = {}
 
     @override
     def write_on_batch_end(
@@ -95,26 +100,45 @@ class PredictionWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         """Write the rows of a batch."""
-        assert isinstance(prediction, Tensor)
+        check_probabilities(prediction, type(self).__name__)
         assert self._part is not None
         columns: Columns = {}
+        if len(self._keys) > 1:
+            columns["dataloader_idx"] = torch.full((len(prediction),), dataloader_idx)
         if hasattr(batch, "path"):
             columns["index"], columns["path"] = batch.index.cpu(), batch.path
+            self.problems |= batch.problems
         else:
-            loader = trainer.predict_dataloaders
-            first = loader.first_index(batch_idx) if isinstance(loader, Batches) else self._num_rows
-            indices = batch_indices or range(first, first + len(prediction))
-            columns["index"] = torch.tensor([*indices])
-            if not isinstance(batch, Tensor) and len(batch) > 1:
-                columns["target"] = batch[1].cpu()
-        self._num_rows += len(prediction)
+            rows = len(prediction)
+            columns["index"] = self._indices(trainer, batch_indices, rows, dataloader_idx)
+            labels = _labels(batch)
+            if labels is not None and labels.shape == prediction.shape[:1]:
+                columns["target"] = labels.cpu()
         confidences, labels = prediction.cpu().max(dim=1)
+        names = names_of_classes(pl_module, prediction.shape[1])
         columns["prediction"] = labels
-        columns["class_name"] = [CLASSES[label] for label in labels.tolist()]
+        columns["class_name"] = [names[label] for label in labels.tolist()]
         columns["confidence"] = confidences
         for label, probs in enumerate(prediction.cpu().T.contiguous()):
             columns[f"prob_{label}"] = probs
         self._part.write(columns)
+
+    def _indices(
+        self, trainer: Trainer, batch_indices: Sequence[int] | None, rows: int, loader: int
+    ) -> Tensor:
+        """Return which images of the data set a batch holds."""
+        known = [index for index in batch_indices or () if index != NO_IMAGE]
+        if len(known) != rows:  # Lightning knows none of a loader without a sampler.
+            if trainer.world_size > 1:
+                raise ValueError(
+                    "Expected a predict loader with a sampler, which says which images each of the "
+                    f"{trainer.world_size} processes has had, but got one without."
+                )
+            known = [*range(self._next[loader], self._next[loader] + rows)]
+        ascends = all(a < b for a, b in zip([self._next[loader] - 1, *known], known, strict=False))
+        self._is_sorted &= ascends
+        self._next[loader] = max([self._next[loader], *(index + 1 for index in known)])
+        return torch.tensor(known, dtype=torch.int64)
 
     @override
     def on_exception(
@@ -133,9 +157,9 @@ class PredictionWriter(BasePredictionWriter):
         self._part.close()
         self._part = None
         # Gathering also waits for the parts of the others.
-        shares = gather(getattr(trainer.predict_dataloaders, "problems", {}))
-        problems = {path: reason for share in shares for path, reason in share.items()}
-        self.problems = {str(path): problems[path] for path in sorted(problems)}
+        shares = gather((self.problems, self._is_sorted))
+        problems = {path: why for share, _ in shares for path, why in share.items()}
+        self.problems = {path: problems[path] for path in sorted(problems)}
         if not trainer.is_global_zero:
             return
         log = self._file.with_name(f"{self._file.name}.log")
@@ -144,5 +168,14 @@ class PredictionWriter(BasePredictionWriter):
             lines = [f"{path}: {reason}\n" for path, reason in self.problems.items()]
             with replacing(log) as new:
                 new.write_text("".join(lines), encoding="utf-8", errors="replace")
-        merge_tables(self._parts, self._file, key="index")
+        in_order = all(is_sorted for _, is_sorted in shares)
+        merge_tables(self._parts, self._file, keys=self._keys, in_order=in_order)
         rank_zero_info(f"Predictions: {self._file}")
+
+
+def _labels(batch: Any) -> Tensor | None:
+    """Return the class numbers of a batch, if it has some."""
+    try:
+        return hard(images_and_labels(batch)[1])
+    except ValueError:
+        return None

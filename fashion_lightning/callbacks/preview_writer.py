@@ -1,7 +1,7 @@
 """A picture of the first photographs: as they are, as the network sees them, and its answers."""
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fashion_lightning.atomic import replacing
+from fashion_lightning.callbacks.outputs import check_probabilities, names_of_classes
 
 _ROWS = 20  # More than fit on a screen are not looked at.
 
@@ -18,7 +19,7 @@ _ROWS = 20  # More than fit on a screen are not looked at.
 class PreviewWriter(BasePredictionWriter):
     """Draws the first 20 photographs of `fashion_lightning.photos.Photos` and their predictions.
 
-    Works with any LightningModule whose `predict_step` returns probabilities ``(N, 10)``.
+    Works with any LightningModule whose `predict_step` returns probabilities ``(N, C)``.
 
     Args:
         path: The PNG file. One that exists is replaced.
@@ -50,8 +51,15 @@ class PreviewWriter(BasePredictionWriter):
     ) -> None:
         """Keep what will be drawn."""
         num_rows = _ROWS - len(self._paths)
+        paths = getattr(getattr(trainer.predict_dataloaders, "dataset", None), "paths", None)
+        if paths is None or not hasattr(batch, "index"):
+            raise ValueError(
+                "Expected the predict loader to serve photographs (`images` of "
+                "`FashionMNISTDataModule`), of which `PreviewWriter` draws the first, but got "
+                f"batches of type {type(batch).__name__}."
+            )
+        check_probabilities(prediction, "PreviewWriter")
         self._images.extend(batch.images[:num_rows].squeeze(1).cpu())
-        paths = cast(Any, trainer.predict_dataloaders).paths
         self._paths.extend(paths[index] for index in batch.index[:num_rows].tolist())
         self._probs.extend(prediction[:num_rows].cpu())
 
@@ -65,7 +73,9 @@ class PreviewWriter(BasePredictionWriter):
 
         pictures = [read_picture(path) for path in self._paths]
         names = [path.name for path in self._paths]
-        figure = preview(pictures, torch.stack(self._images), torch.stack(self._probs), names)
+        images, probs = torch.stack(self._images), torch.stack(self._probs)
+        class_names = names_of_classes(pl_module, probs.shape[1])
+        figure = preview(pictures, images, probs, names, class_names)
         with replacing(self.path) as new:
             new.write_bytes(png(figure))
         rank_zero_info(f"Preview: {self.path}")

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from typing_extensions import override
 
 from fashion_lightning.atomic import replacing
-from fashion_lightning.evaluation import Batch, collect, gather, metrics, per_class
-from fashion_lightning.files import CLASSES
+from fashion_lightning.batches import TurnsSampler
+from fashion_lightning.callbacks.outputs import names_of_classes, run_folder
+from fashion_lightning.evaluation import Outputs, gather, hard, metrics, per_class
+from fashion_lightning.training import images_and_labels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,8 +28,8 @@ _PACKAGES = ("fashion-lightning", "lightning", "torch", "torchvision", "torchmet
 class ReportWriter(Callback):
     """Writes the folder ``report/`` after every test.
 
-    Works with any LightningModule whose `test_step` returns the logits ``(N, 10)`` of batches
-    ``(images (N, 1, 28, 28), labels (N,))``.
+    Works with any LightningModule whose `test_step` returns the logits ``(N, C)`` of a batch of
+    images ``(N, 1, H, W)`` and labels ``(N,)``. The classes have the module's `class_names`.
 
     ``metrics.json`` holds ``test_acc``, ``test_loss`` (mean negative log-likelihood), ``test_f1``
     (macro), ``test_ece`` (a fraction), ``num_images``, ``temperature`` and ``uncalibrated``
@@ -38,22 +39,27 @@ class ReportWriter(Callback):
 
     Beside it are ``confusion_matrix.png``, ``reliability_diagram.png``, ``mistakes.png``,
     ``learning_curves.png`` (of a run that has a ``metrics.csv``) and ``report.html``, one file that
-    shows everything. The figures also go to a TensorBoardLogger of the trainer.
+    shows everything. The figures also go to the trainer's loggers that take figures: those of
+    TensorBoard, wandb, MLflow and Comet. With several test loaders, each has a folder of its own,
+    ``report/dataloader_idx_N/``.
 
     Args:
-        dirpath: Folder in which ``report/`` is made. None: the trainer's `log_dir`.
+        dirpath: Folder in which ``report/`` is made. None: that of the trainer's run.
+
+    Raises:
+        ValueError: If `test_step` returns something else, or a batch has no images and labels.
     """
 
     def __init__(self, dirpath: str | Path | None = None) -> None:
         self.dirpath = dirpath
-        self._batches: list[Batch] = []
-        self._mistakes: list[tuple[Tensor, ...]] = []  # images, labels, predictions, confidences
+        self._outputs: dict[int, Outputs] = {}  # by loader
+        # Images, labels, predictions, confidences of the worst mistakes of each batch, by loader.
+        self._mistakes: dict[int, list[tuple[Tensor, ...]]] = {}
 
     @override
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget what an interrupted test may have left."""
-        self._batches.clear()
-        self._mistakes.clear()
+        self._outputs, self._mistakes = {}, {}
 
     @override
     def on_test_batch_end(
@@ -66,52 +72,91 @@ class ReportWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep the logits and labels of a batch, and its most confident mistakes."""
-        assert isinstance(outputs, Tensor)
-        images, labels = batch
-        self._batches.append((outputs, labels))
+        images, labels = images_and_labels(batch)
+        if not isinstance(outputs, Tensor) or outputs.dim() != 2 or len(outputs) != len(labels):
+            is_tensor = isinstance(outputs, Tensor)
+            raise ValueError(
+                "Expected `test_step` to return logits (N, num_classes), of which `ReportWriter` "
+                f"makes its report, but got {tuple(outputs.shape) if is_tensor else type(outputs)}."
+            )
+        labels = hard(labels)
+        self._outputs.setdefault(dataloader_idx, Outputs()).update(outputs, labels)
         confidences, predictions = outputs.softmax(dim=1).max(dim=1)
         wrong = (predictions != labels).nonzero().squeeze(1)
         wrong = wrong[confidences[wrong].argsort(descending=True)[:_MISTAKES]]
-        self._mistakes.append(
+        self._mistakes.setdefault(dataloader_idx, []).append(
             tuple(values[wrong].cpu() for values in (images, labels, predictions, confidences))
         )
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the numbers, the figures and the page: the table is shown before."""
-        if stage != "test" or not self._batches:
+        if stage != "test":
             return
-        folder = self._folder(trainer)
-        logits, labels = collect(self._batches)
-        shares = gather(self._mistakes)
-        self._batches, self._mistakes = [], []
-        if not trainer.is_global_zero:
-            return
-        from fashion_lightning.plotting import png  # Only this needs matplotlib, which is slow.
-        from fashion_lightning.report import render
+        root = Path(self.dirpath or run_folder(trainer))
+        outputs, self._outputs = self._outputs, {}
+        for index in sorted(outputs):
+            folder = root / "report" / (f"dataloader_idx_{index}" if len(outputs) > 1 else "")
+            logits, labels = outputs[index].compute()
+            shares = gather(self._mistakes.pop(index))
+            num_images = _num_images(trainer, index)
+            if trainer.is_global_zero:
+                logits, labels = logits[:num_images], labels[:num_images]
+                mistakes = [batch for share in shares for batch in share]
+                _write(trainer, pl_module, root, folder, logits, labels, mistakes)
 
-        report = _numbers(trainer, pl_module, logits, labels)
-        with replacing(folder / "metrics.json") as new:
-            new.write_text(json.dumps(report, indent=2) + "\n")
-        mistakes = [batch for share in shares for batch in share]
-        figures = _figures(report, logits, labels, mistakes, run=folder.parent)
-        pictures = {}
-        for name, figure in figures.items():
-            pictures[name] = png(figure)
-            with replacing(folder / f"{name}.png") as new:
-                new.write_bytes(pictures[name])
-            for logger in trainer.loggers:
-                if isinstance(logger, TensorBoardLogger):
-                    logger.experiment.add_figure(f"report/{name}", figure)
-        path = folder.parent / "config.yaml"
-        config = path.read_text() if path.is_file() else None
-        page = render(report, pictures, _facts(trainer, pl_module, config), config)
-        with replacing(folder / "report.html") as new:
-            new.write_text(page, encoding="utf-8")
 
-    def _folder(self, trainer: Trainer) -> Path:
-        dirpath = self.dirpath or trainer.log_dir  # log_dir must be asked for by every process
-        return Path(dirpath or ".") / "report"
+def _num_images(trainer: Trainer, index: int) -> int | None:
+    """Return how many images there are, if the last batches repeat some; None if all count."""
+    loaders: Any = trainer.test_dataloaders
+    loader = loaders[index] if isinstance(loaders, list) else loaders
+    sampler = getattr(loader, "sampler", None)
+    pads = isinstance(sampler, TurnsSampler) and sampler.pad
+    return len(loader.dataset) if pads else None
+
+
+def _write(
+    trainer: Trainer,
+    pl_module: LightningModule,
+    run: Path,
+    folder: Path,
+    logits: Tensor,
+    labels: Tensor,
+    mistakes: list[tuple[Tensor, ...]],
+) -> None:
+    """Write the report of one test set."""
+    from fashion_lightning.plotting import png  # Only this needs matplotlib, which is slow.
+    from fashion_lightning.report import render
+
+    report = _numbers(trainer, pl_module, logits, labels)
+    with replacing(folder / "metrics.json") as new:
+        new.write_text(json.dumps(report, indent=2) + "\n")
+    figures = _figures(report, logits, labels, mistakes, run)
+    pictures = {}
+    for name, figure in figures.items():
+        pictures[name], path = png(figure), folder / f"{name}.png"
+        with replacing(path) as new:
+            new.write_bytes(pictures[name])
+        for logger in trainer.loggers:
+            _log_figure(logger, path.relative_to(run).with_suffix("").as_posix(), figure, path)
+    path = run / "config.yaml"
+    config = path.read_text() if path.is_file() else None
+    page = render(report, pictures, _facts(trainer, pl_module, config), config)
+    with replacing(folder / "report.html") as new:
+        new.write_text(page, encoding="utf-8")
+
+
+def _log_figure(logger: Any, name: str, figure: "Figure", path: Path) -> None:
+    """Give a figure to a logger that takes figures, each in its own way."""
+    kind = type(logger).__name__
+    if kind == "TensorBoardLogger":
+        logger.experiment.add_figure(name, figure)
+    elif kind == "WandbLogger":
+        logger.log_image(name, [str(path)])
+    elif kind == "MLFlowLogger":
+        logger.experiment.log_artifact(logger.run_id, str(path), str(Path(name).parent))
+    elif kind == "CometLogger":
+        logger.experiment.log_figure(name, figure)
 
 
 def _numbers(
@@ -120,19 +165,20 @@ def _numbers(
     """Return what `metrics.json` holds."""
     numbers = per_class(logits, labels)
     temperature = getattr(pl_module, "temperature", None)
-    uncalibrated = metrics(logits * temperature.cpu(), labels) if temperature else None
+    temperature = float(temperature) if temperature is not None else None
+    uncalibrated = metrics(logits * temperature, labels) if temperature else None
     checkpoint = trainer.ckpt_path
     return {
         **{f"test_{name}": value for name, value in metrics(logits, labels).items()},
         "num_images": len(labels),
-        "temperature": temperature.item() if temperature else None,
+        "temperature": temperature,
         "uncalibrated": uncalibrated
         and {f"test_{name}": uncalibrated[name] for name in ("loss", "ece")},
         "per_class": {
             class_name: {
                 name: numbers[name][label] for name in ("precision", "recall", "f1", "support")
             }
-            for label, class_name in enumerate(CLASSES)
+            for label, class_name in enumerate(names_of_classes(pl_module, logits.shape[1]))
         },
         "confusion_matrix": numbers["confusion_matrix"],
         "checkpoint": str(Path(checkpoint).resolve()) if checkpoint else None,
@@ -153,15 +199,23 @@ def _figures(
     candidates = [torch.cat(parts) for parts in zip(*mistakes, strict=True)]
     order = candidates[3].argsort(descending=True)[:_MISTAKES]
     images, truth, predictions, confidences = (values[order] for values in candidates)
+    images = images if images.is_floating_point() else images / 255
+    class_names = [*report["per_class"]]
     temperature = report["temperature"]
     figures = {
-        "confusion_matrix": plotting.confusion_matrix(report["confusion_matrix"]),
+        "confusion_matrix": plotting.confusion_matrix(report["confusion_matrix"], class_names),
         "reliability_diagram": plotting.reliability_diagram(
             logits.softmax(dim=1),
             labels,
             (logits * temperature).softmax(dim=1) if temperature else None,
         ),
-        "mistakes": plotting.mistakes(images.squeeze(1), truth, predictions, confidences),
+        "mistakes": plotting.mistakes(
+            images.mean(dim=1) if images.dim() == 4 else images,  # Colors become gray.
+            truth,
+            predictions,
+            confidences,
+            class_names=class_names,
+        ),
     }
     curves = read_curves(run)
     if curves:

@@ -1,0 +1,53 @@
+"""What writers expect of any trainer and module: a folder, names of classes, probabilities."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from fashion_lightning.files import default_names
+
+
+def run_folder(trainer: Trainer) -> Path:
+    """Return the folder of the trainer's run, the same for all processes.
+
+    It is the logger's folder of this run, also with loggers whose `log_dir` is that of all runs
+    (such as those of wandb and MLflow): where `ModelCheckpoint` makes its folder, too.
+    """
+    log_dir = trainer.log_dir  # All processes must ask for it.
+    logger = trainer.loggers[0] if trainer.loggers else None
+    if logger is not None and not hasattr(logger, "log_dir") and logger.version is not None:
+        version = logger.version
+        version = version if isinstance(version, str) else f"version_{version}"
+        log_dir = os.path.join(log_dir or "", str(logger.name), version)  # noqa: PTH118 (URLs, too)
+    return Path(trainer.strategy.broadcast(log_dir) or trainer.default_root_dir)
+
+
+def names_of_classes(module: LightningModule, num_classes: int) -> Sequence[str]:
+    """Return a module's `class_names`, or other names if it has none for so many classes."""
+    names: Any = getattr(module, "class_names", None)
+    return names if names and len(names) == num_classes else default_names(num_classes)
+
+
+def check_probabilities(prediction: Any, writer: str) -> None:
+    """Refuse what is no table of probabilities.
+
+    Raises:
+        ValueError: If it is not ``(N, C)`` with rows that sum to 1.
+    """
+    if isinstance(prediction, Tensor) and prediction.dim() == 2 and prediction.is_floating_point():
+        sums = prediction.sum(dim=1)
+        if bool(((prediction >= 0).all(dim=1) & ((sums - 1).abs() < 1e-2)).all()):
+            return
+        got = f"rows that sum to {sums.min():.4g} ... {sums.max():.4g}"
+    elif isinstance(prediction, Tensor):
+        got = f"a tensor {tuple(prediction.shape)} of {prediction.dtype}"
+    else:
+        got = type(prediction).__name__
+    raise ValueError(
+        "Expected `predict_step` to return probabilities (N, num_classes), such as "
+        f"`logits.softmax(dim=1)`, which `{writer}` writes, but got {got}."
+    )
