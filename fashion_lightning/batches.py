@@ -12,6 +12,7 @@ collects a batch with one indexing operation. This file knows tensors only: not 
 from, and no trainer.
 """
 
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from math import ceil
 from random import Random
@@ -155,6 +156,11 @@ class ImageDataset(Dataset[tuple[Tensor, ...]]):
         self.augmentation = augmentation or Augmentation(horizontal_flip=False, shift=0)
         self.teacher_logits = teacher_logits
         self._views = views(self.images, self.augmentation)
+        if not self.augmentation.shift:
+            # What an index of a view finds directly: mirrors lie behind the images.
+            mirrors = len(self.augmentation) - 1
+            self._images = self._views[:, 0, 0]
+            self._others = [torch.cat([part] * (1 + mirrors)) for part in self.others]
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -174,22 +180,26 @@ class ImageDataset(Dataset[tuple[Tensor, ...]]):
 
     def __getitems__(self, indices: Sequence[int]) -> Samples:
         """Return several images at once, in memory of their own."""
-        if len(indices) == 1 and indices[0] == NO_IMAGE:
-            indices = []
-        index = torch.tensor(indices, dtype=torch.int64, device=self.images.device)
+        if len(indices) == 0 or indices[0] == NO_IMAGE:
+            return self.take(torch.empty(0, dtype=torch.int64))
+        # By way of an array, which is eight times as fast as `torch.tensor(indices)`.
+        return self.take(torch.frombuffer(array("q", indices), dtype=torch.int64))
+
+    def take(self, index: Tensor) -> Samples:
+        """Return several images by an index tensor, ``(B,)``."""
+        index = index.to(self.images.device)
         if self.augmentation.shift:
             number, source = index // len(self), index % len(self)
             flip, down, right = self.augmentation.parts(number)
             images = self._views[source + len(self) * flip, down, right]
-        else:  # The same, but copies an image at once. Mirrors lie behind the images.
-            images = self._views[:, 0, 0].index_select(0, index)
-            source = index % len(self) if len(self.augmentation) > 1 else index
-        if not images.is_floating_point():
-            images = images.float().div_(255)
-        columns = [images, *(part.index_select(0, source) for part in self.others)]
+            columns = [images, *(part.index_select(0, source) for part in self.others)]
+        else:  # The same, but faster.
+            columns = [part.index_select(0, index) for part in (self._images, *self._others)]
+        if not columns[0].is_floating_point():
+            columns[0] = columns[0].float().div_(255)
         if self.teacher_logits is None:
             return Samples(columns)
-        columns.append(self.teacher_logits[source, index // len(self)])
+        columns.append(self.teacher_logits[index % len(self), index // len(self)])
         return Samples(columns, ("images", "labels", "teacher_logits"))
 
 
@@ -483,7 +493,12 @@ class ShuffledSampler(_Shares):
     @override
     def __iter__(self) -> Iterator[int]:
         """Return the indices of this process: an epoch's rest if it continues, else all of it."""
-        # A generator: nothing of this happens before the first index is asked for.
+        for index in self.batches():
+            yield from index.tolist()
+
+    def batches(self) -> Iterator[Tensor]:
+        """Return the same, batch by batch."""
+        # A generator: nothing of this happens before the first batch is asked for.
         self._check_size()  # The number of processes may be known only now.
         epoch, skip = self.epoch, self.batches_to_skip
         if not self._is_set:
@@ -492,9 +507,9 @@ class ShuffledSampler(_Shares):
         indices = self._order(epoch)
         for begin in range(skip * step, len(indices) - step + 1, step):
             place = begin + self.rank * size
-            yield from indices[place : place + size]
+            yield indices[place : place + size]
 
-    def _order(self, epoch: int) -> list[int]:
+    def _order(self, epoch: int) -> Tensor:
         """Return an epoch's indices of all processes, see `ImageDataset`."""
         num_images, shift = len(self.dataset), self.augmentation.shift
         # Hashing the pair keeps (seed 0, epoch 1) and (seed 1, epoch 0) apart.
@@ -504,10 +519,7 @@ class ShuffledSampler(_Shares):
         offsets = torch.zeros(2, num_images, dtype=torch.int64)
         if shift:
             offsets = torch.randint(2 * shift + 1, (2, num_images), generator=generator)
-        indices: list[int] = (
-            order + num_images * self.augmentation.number(flip, *offsets)
-        ).tolist()
-        return indices
+        return order + num_images * self.augmentation.number(flip, *offsets)
 
 
 class ResumableLoader(DataLoader[Any]):
@@ -528,9 +540,16 @@ class ResumableLoader(DataLoader[Any]):
         """Begin an epoch when its first batch is asked for."""
         sampler = self._shuffled
         epoch, skipped = sampler.epoch, sampler.batches_to_skip  # The sampler moves on by itself.
-        for number, batch in enumerate(super().__iter__(), skipped + 1):
+        for number, batch in enumerate(self._batches(), skipped + 1):
             self._newest = epoch, number
             yield batch
+
+    def _batches(self) -> Iterator[Any]:
+        # What PyTorch's iterator would return, without its 50 microseconds for each batch.
+        is_plain = not self.num_workers and not self.pin_memory and self.collate_fn is collate
+        if is_plain and isinstance(self.dataset, ImageDataset):
+            return (self.dataset.take(index).batch() for index in self._shuffled.batches())
+        return super().__iter__()
 
     @property
     def _shuffled(self) -> ShuffledSampler:

@@ -16,11 +16,13 @@ from typing import IO, Any
 import torch
 from safetensors import safe_open
 from torch import nn
-from torch.nn.parameter import UninitializedParameter
+from torch.nn.parameter import is_lazy
 
 from fashion_lightning.network import MLP, ConvNet
 
 _RECORDED = ("network", "hyperparameters")  # by `export`, as JSON in a file's metadata
+SPLIT = ("split_seed", "val_size", "split_digest")
+"""What a checkpoint, and an exported file, records of the validation split."""
 
 
 def read_checkpoint(file: str | Path | IO[bytes], *, continues: bool = False) -> dict[str, Any]:
@@ -116,7 +118,9 @@ def is_safetensors(path: str | Path) -> bool:
 def _read_safetensors(path: str | Path) -> dict[str, Any]:
     """Bring what `export` has written into a checkpoint's form."""
     with safe_open(path, framework="pt") as file:
-        recorded = {name: json.loads(file.metadata()[name]) for name in _RECORDED}
+        metadata = file.metadata()
+        recorded = {name: json.loads(metadata[name]) for name in _RECORDED}
+        split = json.loads(metadata.get("split", "null"))  # Version 0.1.0 did not record it.
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
     return {
         "state_dict": weights,
@@ -126,6 +130,7 @@ def _read_safetensors(path: str | Path) -> dict[str, Any]:
             "_instantiator": "lightning.pytorch.cli.instantiate_module",
         },
         "pytorch-lightning_version": version("lightning"),
+        **({"FashionMNISTDataModule": split} if split else {}),
     }
 
 
@@ -205,7 +210,7 @@ def check_weights(module: nn.Module, state_dict: Mapping[str, Any]) -> None:
     own = {
         name: tuple(tensor.shape)
         for name, tensor in module.state_dict().items()
-        if not isinstance(tensor, UninitializedParameter)  # Lazy layers take any shape.
+        if not is_lazy(tensor)  # Lazy layers take any shape.
     }
     lazy = {*module.state_dict()} - {*own}
     state_dict = {name: value for name, value in state_dict.items() if name not in lazy}

@@ -3,6 +3,7 @@
 from contextlib import nullcontext
 from functools import partial
 from importlib.util import find_spec
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from fashion_lightning.limits import (
     check_teacher,
     check_trainer_options,
 )
-from fashion_lightning.runs import discard, find_checkpoint, new_folder, run_of
+from fashion_lightning.runs import Series, discard, find_checkpoint, new_folder, run_of
 
 # How constructors refuse an argument. Another exception is a bug, and keeps its traceback.
 _REFUSALS = (ValueError, TypeError, OSError, ImportError, MisconfigurationException)
@@ -56,7 +57,8 @@ class FashionLightningCLI(LightningCLI):
     _checkpoint: dict[str, Any] | None = None  # what is to be continued, or evaluated
     _begun: tuple[Path, ...] = ()  # the folder made for this run, and one that was there before
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, series: Series | None = None, **kwargs: Any) -> None:
+        self.series = series  # of several seeds
         words = kwargs.get("args")
         first = words[0] if isinstance(words, list) and words else None
         self._asked = first if first in self.subcommands() else None
@@ -126,10 +128,21 @@ class FashionLightningCLI(LightningCLI):
         for name in ("model", "data", "trainer"):
             if not isinstance(config[name], Namespace):
                 parser.error(f"Expected `{name}` to be a mapping, but got {config[name]!r}.")
-        if command == "fit" and config.ckpt_path is None:
+        seed, ckpt_path = config.seed_everything, config.ckpt_path
+        if command == "fit" and config.seeds > 1 and ckpt_path == "last":
+            root = Path(config.trainer.default_root_dir or "")
+            self.series = Series.unfinished(root, range(seed, seed + config.seeds))
+            if self.series is None:
+                parser.error(
+                    f"Expected a series of {config.seeds} seeds from {seed} on to continue, but "
+                    f"there is none below {root / 'lightning_logs'} of which a run is missing."
+                )
+            seed = config.seed_everything = self.series.missing()[0]
+            ckpt_path = config.ckpt_path = self.series.checkpoint(seed)
+        if command == "fit" and ckpt_path is None:
             return
         try:
-            path = find_checkpoint(Path(config.trainer.default_root_dir or ""), config.ckpt_path)
+            path = find_checkpoint(Path(config.trainer.default_root_dir or ""), ckpt_path)
             self._checkpoint = read_checkpoint(path, continues=command == "fit")
             recorded = recorded_arguments(self._checkpoint, network=config.model.network is None)
             self._subcommand_parsers[command].set_defaults(recorded)
@@ -139,7 +152,7 @@ class FashionLightningCLI(LightningCLI):
             parser.error(f"Expected a checkpoint of FashionMNISTClassifier, but {path} has {error}")
         super().parse_arguments(parser, args)
         config = self.config[command]
-        config.ckpt_path = str(path)
+        config.ckpt_path, config.seed_everything = str(path), seed
         if command == "fit":
             # The optimizer's state brings its own options: others would silently do nothing.
             for name in ("optimizer", "lr", "weight_decay", "beta2"):
@@ -212,9 +225,9 @@ class FashionLightningCLI(LightningCLI):
         try:
             trainer = super().instantiate_trainer(**kwargs, **self._trainer_arguments(config, run))
             check_batches(trainer, self.datamodule)
-            check_callbacks(trainer, self._get(self.config, "lr_scheduler"))
+            check_callbacks(trainer, self.model, self._get(self.config, "lr_scheduler"))
             if self.subcommand == "fit":
-                check_seeds(self.config.fit, trainer)
+                check_seeds(self.config.fit, trainer, continues=self.series is not None)
             return trainer
         except BaseException as error:
             self._discard()
@@ -236,13 +249,19 @@ class FashionLightningCLI(LightningCLI):
         }
         if self.datamodule.val_size == 0:
             arguments["limit_val_batches"] = 0
-        if config.barebones:  # Nothing but the steps.
-            return arguments
         callbacks, plugins = _as_list(config.callbacks), _as_list(config.plugins)
+        arguments |= {"callbacks": callbacks, "plugins": plugins}
         if self.subcommand == "test":
             callbacks.append(ReportWriter(run))
         if self.datamodule.preview and self.subcommand == "predict":
             callbacks.append(PreviewWriter(self.datamodule.preview))
+        if config.barebones:  # Nothing but the steps.
+            return arguments
+        if any(isinstance(callback, BestAndLast) for callback in callbacks):
+            raise ValueError(
+                "Expected `callbacks` to be without BestAndLast, which `fit` has anyway (with "
+                "`--every_n_train_steps`), but got it."
+            )
         if fits and not trial and config.enable_checkpointing is not False:
             n = self._get(self.config, "every_n_train_steps")
             callbacks.append(BestAndLast(run / "checkpoints", every_n_train_steps=n))
@@ -251,13 +270,12 @@ class FashionLightningCLI(LightningCLI):
         has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
         if config.enable_progress_bar is not False and not has_bar:
             callbacks.append(SteadyProgressBar())
-        arguments |= {"callbacks": callbacks, "plugins": plugins}
         if config.profiler is None:
             arguments["profiler"] = _NoProfiler()
         if config.logger in (None, True):
             # Training writes curves; the other commands must not touch those. In a trial run,
             # Lightning puts a logger that writes nothing in the place of any.
-            arguments["logger"] = fits and (trial or _loggers(run))
+            arguments["logger"] = fits and (CSVLogger(run) if trial else _loggers(run))
         return arguments
 
     def _trainer_options(self) -> str:
@@ -279,6 +297,8 @@ class FashionLightningCLI(LightningCLI):
         try:
             super()._run_subcommand(subcommand)
         except (FileExistsError, ImportError, MisconfigurationException) as error:
+            if self._begun and not trainer.global_step:  # A run that has not begun leaves nothing.
+                (Path(trainer.default_root_dir) / "config.yaml").unlink(missing_ok=True)
             self.parser.error(str(error))
         except RuntimeError as error:
             if not str(error).startswith("Early stopping conditioned on metric"):
@@ -293,10 +313,10 @@ class FashionLightningCLI(LightningCLI):
         except Interrupted as stop:
             run = Path(trainer.default_root_dir)
             last = run / "checkpoints" / stop.checkpoint.name
-            rank_zero_info(
-                "\nStopped. To continue:\n"
-                f"  fashion-lightning fit --config {run / 'config.yaml'} --ckpt_path {last}"
-            )
+            how = f"  fashion-lightning fit --config {run / 'config.yaml'} --ckpt_path {last}"
+            if self.series:
+                how = "  the same command, with --ckpt_path last; complete runs are not repeated."
+            rank_zero_info(f"\nStopped. To continue:\n{how}")
             raise
         finally:
             self._discard()
@@ -324,6 +344,30 @@ class FashionLightningCLI(LightningCLI):
             text = self._parser("fit").dump(settings, skip_none=False)
             with replacing(Path(trainer.default_root_dir) / "config.yaml") as new:
                 new.write_text(text)
+            if self.series or config.seeds > 1:
+                self._note_run(settings)
+
+    def _note_run(self, settings: Namespace) -> None:
+        """Keep that a run of a series of seeds begins, before it does."""
+        seed, run = settings.seed_everything, Path(self.trainer.default_root_dir)
+        settings.seed_everything = None
+        text = self._parser("fit").dump(settings, skip_none=False)
+        if self.series is None:
+            seeds = range(seed, seed + self.config.fit.seeds)
+            self.series = Series.begin(run.parent.parent, seeds, text)
+        if text != self.series.settings:
+            other = next(
+                ours
+                for ours, theirs in zip_longest(
+                    text.splitlines(), self.series.settings.splitlines()
+                )
+                if ours != theirs
+            )
+            self.parser.error(
+                f"Expected the settings with which {self.series.folder} began, but got others: "
+                f"{str(other).strip()}."
+            )
+        self.series.note(seed, str(run))
 
     def after_predict(self) -> None:
         """Name the photographs that could not be read; then this was no full success."""

@@ -4,7 +4,6 @@ import json
 import sys
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -14,7 +13,7 @@ from fashion_lightning.datamodule import FashionMNISTDataModule
 from fashion_lightning.module import FashionMNISTClassifier
 from fashion_lightning.parser import Parser
 from fashion_lightning.process import tune_process
-from fashion_lightning.runs import new_folder
+from fashion_lightning.runs import Series
 from fashion_lightning.trainer import ExportingTrainer
 
 
@@ -41,7 +40,7 @@ def main(args: Sequence[str] | None = None) -> None:
         _train_other_seeds(cli, words)
 
 
-def _run(words: list[str]) -> FashionLightningCLI:
+def _run(words: list[str], series: Series | None = None) -> FashionLightningCLI:
     return FashionLightningCLI(
         FashionMNISTClassifier,
         FashionMNISTDataModule,
@@ -52,43 +51,51 @@ def _run(words: list[str]) -> FashionLightningCLI:
         parser_class=Parser,
         parser_kwargs={"prog": "fashion-lightning", "version": __version__},
         args=words,
+        series=series,
     )
 
 
 def _train_other_seeds(first: FashionLightningCLI, words: list[str]) -> None:
     """Do with further seeds what was done with the first, and say what all of them show."""
-    config = first.config.fit
-    runs = {config.seed_everything: first.trainer.default_root_dir}
+    series = first.series
+    if series is None:  # Only the first of several processes keeps one.
+        return
     try:
-        for seed in range(config.seed_everything + 1, config.seed_everything + config.seeds):
-            rank_zero_info(f"\nSeed {seed}: run {len(runs) + 1} of {config.seeds}")
-            one = ("--seed_everything", str(seed), "--seeds", "1", "--compare_to", "null")
-            runs[seed] = _run([*words, *one]).trainer.default_root_dir
-    finally:  # What ends one run does not make those worthless that are complete.
-        if len(runs) > 1:
+        for seed in series.missing():
+            place = series.seeds.index(seed) + 1
+            rank_zero_info(f"\nSeed {seed}: run {place} of {len(series.seeds)}")
+            one = {
+                "seed_everything": seed,
+                "seeds": 1,
+                "compare_to": "null",
+                "ckpt_path": series.checkpoint(seed) or "null",
+            }
+            more = [word for name, value in one.items() for word in (f"--{name}", str(value))]
+            _run([*words, *more], series)
+    finally:  # Complete runs are worth a summary even if a later one fails.
+        if len(series.reports()) > 1:
             try:
-                _summarize(runs, config.compare_to)
+                _summarize(series, first.config.fit.compare_to)
             except OSError as error:
                 first.parser.exit(1, f"\nerror: {error}\n")
 
 
-def _summarize(runs: dict[int, str], compare_to: str | None) -> None:
+def _summarize(series: Series, compare_to: str | None) -> None:
     """Write and print what runs with several seeds show.
 
     Args:
-        runs: Their folders by seed.
+        series: The runs; those that are complete count.
         compare_to: Another summary. None: there is none.
     """
     reports = {
-        seed: json.loads((Path(run) / "report" / "metrics.json").read_text())
-        for seed, run in runs.items()
+        seed: json.loads(path.read_text(encoding="utf-8"))
+        for seed, path in series.reports().items()
     }
-    summary = {"runs": [*runs.values()], **seeds.summarize(reports)}
+    runs = [series.runs[seed] for seed in reports]
+    summary = {"runs": runs, **seeds.summarize(reports)}
     if compare_to:
         other = seeds.read_summary(compare_to)
-        if len({*runs} & {*other["seeds"]}) > 1:
+        if len({*reports} & {*other["seeds"]}) > 1:
             summary["comparison"] = {"with": compare_to, **seeds.compare(summary, other)}
-    root = Path(summary["runs"][0]).parent.parent
-    folder = new_folder(root, "seeds")
-    seeds.write_summary(summary, folder)
-    rank_zero_info(f"\n{seeds.describe(summary)}\nThe summary's folder is {folder}.")
+    seeds.write_summary(summary, series.folder)
+    rank_zero_info(f"\n{seeds.describe(summary)}\nThe summary's folder is {series.folder}.")

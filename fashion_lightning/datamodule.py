@@ -26,6 +26,7 @@ from fashion_lightning.batches import (
     collate,
     in_memory,
 )
+from fashion_lightning.checkpoints import SPLIT
 from fashion_lightning.checks import expect
 from fashion_lightning.module import FashionMNISTClassifier
 from fashion_lightning.teacher import teacher_logits
@@ -238,7 +239,10 @@ class FashionMNISTDataModule(LightningDataModule):
             dataset = ImageDataset(tensors, augmentation, logits)
         else:
             expect(
-                self.teacher is None, "teacher", "None unless images lie in memory", self.teacher
+                self.teacher is None,
+                "teacher",
+                "None unless `train_set` lies in memory",
+                self.teacher,
             )
             if len(augmentation) > 1:
                 dataset = AugmentedDataset(dataset, augmentation)
@@ -307,9 +311,9 @@ class FashionMNISTDataModule(LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take what a checkpoint records; warn if it was trained with another split."""
         if self.trainer and self.trainer.state.fn == TrainerFn.FITTING:
-            self._interrupted = state_dict["train"]
+            self._interrupted = state_dict.get("train")
         own = (self.split_seed, self.val_size, self._split_digest)
-        other = tuple(state_dict[name] for name in ("split_seed", "val_size", "split_digest"))
+        other = tuple(state_dict[name] for name in SPLIT)
         if other[:2] != own[:2] or (own[2] and other[2] != own[2]):
             rank_zero_warn(
                 f"The checkpoint was trained with another split (split_seed={other[0]}, "

@@ -65,13 +65,17 @@ class TrainingTotals(Metric):
                 counts.
             step: What `first_not_finite` is to say of it.
         """
+        self.note(loss, logits, labels, step)
+
+    def note(self, loss: Tensor, logits: Tensor, labels: Tensor, step: int) -> None:
+        """Do what `update` does, without torchmetrics' bookkeeping, which takes 10 microseconds."""
         self._noted.append((step, loss.detach(), logits.detach(), labels))
         if len(self._noted) >= 512:  # Nothing grows if nobody asks for the result.
             self._sum_up()
 
     @override
     def compute(self) -> dict[str, float]:
-        """Return ``loss`` and ``acc``, of the images of all processes."""
+        """Return ``loss`` and ``acc`` of the images of all processes; nothing if there are none."""
         self._sum_up()
         loss, correct, num_images = self.totals.tolist()
         return {"loss": loss / num_images, "acc": correct / num_images} if num_images else {}
@@ -116,6 +120,8 @@ class TrainingTotals(Metric):
             return
         _, losses, logits, labels = zip(*self._noted, strict=True)
         self._noted = []
+        self._update_count += 1
+        self._computed = None
         sizes = torch.tensor([len(part) for part in labels])
         loss = (torch.stack(losses).cpu().double() * sizes).sum()
         predictions = torch.cat([part.argmax(dim=1) for part in logits])

@@ -6,13 +6,13 @@ no command. What a runtime needs beyond PyTorch is optional, and imported where 
 
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from importlib.metadata import version
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from torch.fx import GraphModule
 from typing_extensions import override
 
 from fashion_lightning.atomic import replacing
+from fashion_lightning.checkpoints import SPLIT
 from fashion_lightning.checks import expect
 from fashion_lightning.module import FashionMNISTClassifier
 from fashion_lightning.network import MLP, ConvNet
@@ -74,6 +75,7 @@ def export(
     *,
     format: Format,
     overwrite: bool = False,
+    split: Mapping[str, Any] | None = None,
 ) -> Parity:
     """Write a classifier to one file that needs nothing beside it, and compare its answers.
 
@@ -93,6 +95,9 @@ def export(
         path: The file; its folder is made.
         format: What the file is to be.
         overwrite: Whether a file of that name may be replaced.
+        split: The validation split that training held out, with ``split_seed``, ``val_size`` and
+            ``split_digest``, as `FashionMNISTDataModule.state_dict` has them. The file records it,
+            so that validating a ``safetensors`` file with another one warns.
 
     Returns:
         The comparison: all probabilities differ by at most 1e-5.
@@ -138,7 +143,7 @@ def export(
         # Of PyTorch's exporters, about themselves. Whether the file is right, its answers tell.
         warnings.simplefilter("ignore")
         try:
-            content = serialise(classifier)
+            content = serialise(classifier, _metadata(classifier, split))
         except ValueError:
             raise
         except Exception as error:  # What cannot be traced may raise anything, in many lines.
@@ -189,7 +194,9 @@ def _in_batches(answer: _Answer, images: Tensor) -> Tensor:
     return torch.cat([answer(images[i : i + 1000]) for i in range(0, len(images), 1000)])
 
 
-def _metadata(classifier: FashionMNISTClassifier) -> dict[str, str]:
+def _metadata(
+    classifier: FashionMNISTClassifier, split: Mapping[str, Any] | None
+) -> dict[str, str]:
     """Say what a file does not show by itself, in the strings that all formats can carry."""
     network = classifier.network
     recorded = {
@@ -201,12 +208,14 @@ def _metadata(classifier: FashionMNISTClassifier) -> dict[str, str]:
         for name, value in classifier.hparams.items()
         if name != "network" and not name.startswith("_")  # Lightning's own notes
     }
+    recorded_split = {name: split[name] for name in SPLIT} if split else None
     return {
         "class_names": json.dumps(classifier.class_names),
         "images": "float32 in [0, 1], (N, 1, 28, 28)",
         "probs": f"float32, (N, {classifier.num_classes}), each row sums to 1",
         "network": json.dumps(recorded),
         "hyperparameters": json.dumps(hyperparameters),
+        "split": json.dumps(recorded_split),
         "fashion_lightning_version": version("fashion-lightning"),
     }
 
@@ -237,9 +246,9 @@ def _trace(classifier: FashionMNISTClassifier) -> ExportedProgram:
     return program
 
 
-def _torch_export(classifier: FashionMNISTClassifier) -> bytes:
+def _torch_export(classifier: FashionMNISTClassifier, metadata: dict[str, str]) -> bytes:
     content = BytesIO()
-    torch.export.save(_trace(classifier), content, extra_files=_metadata(classifier))
+    torch.export.save(_trace(classifier), content, extra_files=metadata)
     return content.getvalue()
 
 
@@ -249,7 +258,7 @@ def _load_torch_export(path: Path, classifier: FashionMNISTClassifier) -> tuple[
     return program.module(), f"torch.export.load of torch {torch.__version__}"
 
 
-def _onnx(classifier: FashionMNISTClassifier) -> bytes:
+def _onnx(classifier: FashionMNISTClassifier, metadata: dict[str, str]) -> bytes:
     program = torch.onnx.export(
         _trace(classifier),
         dynamo=True,
@@ -263,7 +272,7 @@ def _onnx(classifier: FashionMNISTClassifier) -> bytes:
     for node in program.model.graph.all_nodes():
         # It counts what this process has traced: not the same bytes each time.
         node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
-    program.model.metadata_props.update(_metadata(classifier))
+    program.model.metadata_props.update(metadata)
     content: bytes = program.model_proto.SerializeToString(deterministic=True)
     return content
 
@@ -280,7 +289,7 @@ def _load_onnx(path: Path, classifier: FashionMNISTClassifier) -> tuple[_Answer,
     return answer, f"onnxruntime {onnxruntime.__version__}"
 
 
-def _safetensors(classifier: FashionMNISTClassifier) -> bytes:
+def _safetensors(classifier: FashionMNISTClassifier, metadata: dict[str, str]) -> bytes:
     from safetensors.torch import save
 
     # The format knows neither channels_last nor one tensor under two names.
@@ -288,7 +297,7 @@ def _safetensors(classifier: FashionMNISTClassifier) -> bytes:
         name: value.clone(memory_format=torch.contiguous_format)
         for name, value in classifier.state_dict().items()
     }
-    return save(weights, metadata=_metadata(classifier))
+    return save(weights, metadata=metadata)
 
 
 def _load_safetensors(path: Path, classifier: FashionMNISTClassifier) -> tuple[_Answer, str]:
@@ -305,7 +314,7 @@ def _load_safetensors(path: Path, classifier: FashionMNISTClassifier) -> tuple[_
     return lambda images: rebuilt.predict_step(images, 0), f"safetensors {safetensors.__version__}"
 
 
-def _tutorial(classifier: FashionMNISTClassifier) -> bytes:
+def _tutorial(classifier: FashionMNISTClassifier, metadata: dict[str, str]) -> bytes:
     weights, tutorial = classifier.network.state_dict(), MLP()
     shapes = {name: value.shape for name, value in weights.items()}
     if shapes != {name: value.shape for name, value in tutorial.state_dict().items()}:
@@ -339,7 +348,7 @@ def _load_tutorial(path: Path, classifier: FashionMNISTClassifier) -> tuple[_Ans
 _FUNCTIONS: dict[
     Format,
     tuple[
-        Callable[[FashionMNISTClassifier], bytes],
+        Callable[[FashionMNISTClassifier, dict[str, str]], bytes],
         Callable[[Path, FashionMNISTClassifier], tuple[_Answer, str]],
     ],
 ] = {

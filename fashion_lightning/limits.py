@@ -1,11 +1,17 @@
 """What the command refuses before a run begins, and Lightning would refuse later, or never."""
 
 from copy import deepcopy
+from typing import Any
 
 import torch
 from jsonargparse import Namespace
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
+    EarlyStopping,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+)
 
 from fashion_lightning import seeds
 from fashion_lightning.callbacks import BestAndLast
@@ -60,7 +66,9 @@ def check_batches(trainer: Trainer, datamodule: FashionMNISTDataModule) -> None:
         limit = getattr(trainer, name)
         right = f"0, or a fraction that leaves one of the {number} batches"
         expect(isinstance(limit, int) or not 0 < limit * number < 1, name, right, limit)
-    interval, limit = trainer.val_check_interval, trainer.limit_train_batches
+    # Lightning has no such attribute if the interval is a time.
+    interval: Any = getattr(trainer, "val_check_interval", None)
+    limit = trainer.limit_train_batches
     total = batches["train"]
     number = min(total, limit) if isinstance(limit, int) else int(total * limit)
     counts = isinstance(interval, int) and trainer.check_val_every_n_epoch is not None
@@ -78,29 +86,37 @@ def _fewest(images: int, batch_size: int, processes: int) -> int:
     return max(1, len(begins)) if images else 0
 
 
-def check_callbacks(trainer: Trainer, lr_scheduler: Namespace | None = None) -> None:
+def check_callbacks(
+    trainer: Trainer, model: LightningModule, lr_scheduler: Namespace | None = None
+) -> None:
     """Refuse callbacks, and a scheduler, that would end the run later, or do nothing.
 
     Args:
         trainer: It has all its callbacks.
+        model: What will be trained.
         lr_scheduler: The configuration of a scheduler that is not the model's own.
     """
     validates = trainer.limit_val_batches != 0
     known = ["train_loss", "train_acc", "train_loss_step", "lr"]
     known += [f"val_{name}" for name in ("loss", "acc", "f1", "ece")] if validates else []
-    right = f"one of {', '.join(known)}"
     options = lr_scheduler.get("init_args", {}) if lr_scheduler else {}
     if "monitor" in options:
-        expect(options["monitor"] in known, "lr_scheduler.monitor", right, options["monitor"])
+        right, monitor = f"one of {', '.join(known)}", options["monitor"]
+        expect(monitor in known, "lr_scheduler.monitor", right, monitor)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         name = type(callback).__name__
         monitor = getattr(callback, "monitor", None)
+        names = known
+        if isinstance(callback, EarlyStopping) and not _checks_epochs(callback, trainer):
+            names = [each for each in known if each.startswith("val_")]
         expect(
-            monitor is None or monitor in known or isinstance(callback, BestAndLast),
+            monitor is None or monitor in names or isinstance(callback, BestAndLast),
             f"monitor` of `{name}",
-            right,
+            f"one of {', '.join(names)}",
             monitor,
         )
+        backbone = isinstance(callback, BackboneFinetuning) and not hasattr(model, "backbone")
+        expect(not backbone, "callbacks", f"without {name}, since the model has no backbone", name)
         expect(
             not isinstance(callback, StochasticWeightAveraging),
             "callbacks",
@@ -116,6 +132,14 @@ def check_callbacks(trainer: Trainer, lr_scheduler: Namespace | None = None) -> 
                 "a folder of its own, since best.ckpt and last.ckpt are kept in the run's",
                 callback.dirpath,
             )
+
+
+def _checks_epochs(callback: EarlyStopping, trainer: Trainer) -> bool:
+    """Tell whether a callback looks at its metric after an epoch, and not after a validation."""
+    if callback._check_on_train_epoch_end is not None:
+        return callback._check_on_train_epoch_end
+    interval = getattr(trainer, "val_check_interval", None)
+    return interval == 1.0 and trainer.check_val_every_n_epoch == 1
 
 
 def check_teacher(config: Namespace, datamodule: FashionMNISTDataModule) -> None:
@@ -136,19 +160,21 @@ def check_teacher(config: Namespace, datamodule: FashionMNISTDataModule) -> None
     expect(not batches, "overfit_batches", "0 with `teacher`", batches)
 
 
-def check_seeds(config: Namespace, trainer: Trainer) -> None:
+def check_seeds(config: Namespace, trainer: Trainer, continues: bool = False) -> None:
     """Refuse several runs where one would be fine.
 
     Args:
         config: The options of `fit`.
         trainer: That of the first run.
+        continues: Whether the runs belong to a series that was begun before.
     """
     number, seed = config.seeds, config.seed_everything
     expect(number >= 1, "seeds", "an int >= 1", number)
     if number == 1:
         expect(config.compare_to is None, "compare_to", "given with `seeds`", config.compare_to)
         return
-    expect(config.ckpt_path is None, "ckpt_path", "absent with `seeds`", config.ckpt_path)
+    right = "absent with `seeds`, or last, which continues them"
+    expect(continues or config.ckpt_path is None, "ckpt_path", right, config.ckpt_path)
     expect(config.test_after_fit, "test_after_fit", "true with `seeds`", False)
     expect(not config.trainer.fast_dev_run, "fast_dev_run", "absent with `seeds`", True)
     checkpoints, tests = config.trainer.enable_checkpointing, trainer.limit_test_batches

@@ -5,14 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from inspect import signature
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
+from torch.nn.parameter import is_lazy
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import Self, override
@@ -24,8 +24,8 @@ from fashion_lightning.evaluation import Outputs, TrainingTotals, metrics
 from fashion_lightning.files import default_names
 from fashion_lightning.network import MLP, check_floating_point
 from fashion_lightning.pretrained import pretrained
-from fashion_lightning.process import STEPS_BETWEEN_FLUSHES, flush_tiny_states, tune_process
-from fashion_lightning.run_state import RunState
+from fashion_lightning.process import BATCHES_BETWEEN_FLUSHES, flush_tiny_states, tune_process
+from fashion_lightning.run_state import RunState, learning_rates
 from fashion_lightning.training import (
     Schedule,
     decay,
@@ -96,6 +96,10 @@ class FashionMNISTClassifier(LightningModule):
         torch.Size([3, 10])
     """
 
+    __jit_unused_properties__: ClassVar[list[str]] = [
+        *LightningModule.__jit_unused_properties__,
+        "train_seconds",
+    ]
     mean: Tensor
     std: Tensor
     temperature: Tensor
@@ -300,7 +304,7 @@ class FashionMNISTClassifier(LightningModule):
     @override
     def setup(self, stage: str) -> None:
         """Materialize lazy layers, and compile training if `compile_network`."""
-        if any(isinstance(weights, UninitializedParameter) for weights in self.parameters()):
+        if any(is_lazy(weights) for weights in self.parameters()):
             modes = {module: module.training for module in self.modules()}
             with torch.no_grad():
                 self.eval()(torch.zeros(2, 1, 28, 28, device=self.device))
@@ -372,25 +376,26 @@ class FashionMNISTClassifier(LightningModule):
         logits = (self._compiled_logits or self.logits)(images).float()
         teacher = batch.get("teacher_logits") if isinstance(batch, Mapping) else None
         trainer = self._running("training")
+        step = self.global_step if trainer else 0
         if teacher is not None:
             loss = distillation_loss(logits, teacher, self.teacher_temperature)
         else:
             smoothing = self.label_smoothing
             if trainer:
-                smoothing *= decay(self.global_step, self._total_steps, self.label_smoothing_power)
+                smoothing *= decay(step, self._total_steps, self.label_smoothing_power)
             loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
         if trainer:
             totals = self._totals["train"]
             if batch_idx == 0:
                 totals.reset()
-            totals.update(loss, logits, labels, self.global_step)
+            totals.note(loss, logits, labels, step)
             # Logging every step would cost more than the step's arithmetic is worth watching.
             interval = trainer.log_every_n_steps  # type: ignore[attr-defined]
-            if interval and (self.global_step + 1) % interval == 0:
+            if interval and (step + 1) % interval == 0:
                 self._run.check_loss(self)
                 self.log("train_loss_step", loss, prog_bar=True)
-                if trainer.optimizers:
-                    self.log("lr", trainer.optimizers[0].param_groups[0]["lr"])
+                for rate in learning_rates(trainer)[:1]:
+                    self.log("lr", rate)
         return loss
 
     @override
@@ -485,7 +490,7 @@ class FashionMNISTClassifier(LightningModule):
     @override
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Keep the optimizer fast."""
-        if self.global_step % STEPS_BETWEEN_FLUSHES == 0:
+        if batch_idx % BATCHES_BETWEEN_FLUSHES == 0:
             flush_tiny_states(self.trainer.optimizers)
 
     @override
@@ -497,11 +502,12 @@ class FashionMNISTClassifier(LightningModule):
         """
         totals = self._totals["train"]
         self._run.check_loss(self)
-        values = totals.compute() if totals.update_called else {}
+        loss, correct, num_images = totals.sums()
+        values = {"loss": loss, "acc": correct} if num_images else {}
         # Now, and not only when the next epoch starts: the checkpoint of this one comes in between.
         totals.reset()
         for name, value in values.items():
-            self._log_total(f"train_{name}", value, prog_bar=True)
+            self._log_total(f"train_{name}", value / num_images, prog_bar=True)
 
     @override
     def on_train_end(self) -> None:
@@ -539,7 +545,15 @@ class FashionMNISTClassifier(LightningModule):
     def _log_total(self, name: str, value: float, prog_bar: bool = False) -> None:
         """Log a number that all processes have computed from all images."""
         # It is the same everywhere: the maximum keeps it, while a mean might round it.
-        self.log(name, value, prog_bar=prog_bar, reduce_fx="max", sync_dist=True)
+        # Names of several loaders' metrics have their ending already.
+        self.log(
+            name,
+            value,
+            prog_bar=prog_bar,
+            reduce_fx="max",
+            sync_dist=True,
+            add_dataloader_idx=False,
+        )
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 import yaml
 from jsonargparse import Namespace, get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning_utilities.core.enums import StrEnum
 from typing_extensions import override
 
 _load = get_loader("yaml")
@@ -48,6 +49,10 @@ def load_yaml(text: str) -> Any:
     return value
 
 
+# Defaults of Lightning's, such as that of its `Timer`, which a configuration shows as text.
+yaml.SafeDumper.add_multi_representer(
+    StrEnum, lambda dumper, value: dumper.represent_str(str(value.value))
+)
 # A mode of its own: other parsers in this process keep theirs.
 set_loader("yaml_unique", load_yaml, (yaml.YAMLError,))
 

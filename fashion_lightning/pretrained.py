@@ -8,8 +8,8 @@ from fashion_lightning.checks import expect
 
 # SHA-256 of `weights/NAME.safetensors`; `weights/NAME.yaml` is the config it came from.
 _CHECKSUMS = {
-    "mlp": "cea810af8ee832d10e024b721917bc0cb2518551d4502b3c31635fb2b2af7555",
-    "convnet": "db01b5189c728994b3e0052997e5b3dabbef752ca26135f58136253c6e8ea53e",
+    "mlp": "437d1bb624aa1fed8883329d6e09bb1d77db40898ea7c9e0a320bc73ded90eae",
+    "convnet": "4f510778f162e89eeadefd72ddc0586b0cc6c7a62a9372e824710cd3ff022f2b",
 }
 
 

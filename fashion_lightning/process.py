@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-STEPS_BETWEEN_FLUSHES = 100
+BATCHES_BETWEEN_FLUSHES = 100
 _TINY = 1e-32
 
 
@@ -40,7 +40,7 @@ def flush_tiny_states(optimizers: Iterable[Optimizer]) -> None:
     process computes, and not in threads that have computed before.
 
     Args:
-        optimizers: Of any kind. Called every `STEPS_BETWEEN_FLUSHES` steps, between which a running
+        optimizers: Of any kind. Called every `BATCHES_BETWEEN_FLUSHES` steps, in which a running
             mean with a decay of 0.9 or more does not get from 1e-32 to 1e-38.
     """
     for optimizer in optimizers:
@@ -48,4 +48,4 @@ def flush_tiny_states(optimizers: Iterable[Optimizer]) -> None:
             for value in state.values():
                 is_array = isinstance(value, Tensor) and value.dim() > 0
                 if is_array and value.dtype == torch.float32 and value.device.type == "cpu":
-                    value.mul_(value.abs() >= _TINY)
+                    torch.hardshrink(value, _TINY, out=value)

@@ -7,10 +7,10 @@ import time
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
-from torch.nn.parameter import UninitializedParameter
+from torch.nn.parameter import is_lazy
 
 from fashion_lightning.evaluation import TrainingTotals
 
@@ -67,7 +67,7 @@ class RunState:
         self.check_loss(module)
         if trainer.optimizers:
             for weights in module.parameters():
-                if not isinstance(weights, UninitializedParameter) and not weights.isfinite().all():
+                if not is_lazy(weights) and not weights.isfinite().all():
                     raise _diverged(module, "A weight is not finite", module.global_step)
         if self._began is not None and trainer.training:
             self.train_seconds = time.monotonic() - self._began
@@ -89,8 +89,13 @@ class RunState:
                 self.totals.add_sums(checkpoint.get("train_sums", (0.0, 0, 0)))
 
 
+def learning_rates(trainer: Trainer) -> list[float]:
+    """Return the learning rates of all groups of all optimizers."""
+    return [group["lr"] for each in trainer.optimizers for group in each.param_groups]
+
+
 def _diverged(module: LightningModule, what: str, step: int) -> FloatingPointError:
     """Return the error that ends a run."""
-    rates = [group["lr"] for each in module.trainer.optimizers for group in each.param_groups]
+    rates = learning_rates(module.trainer)
     advice = f" The learning rate is {rates[0]:.3g}; a lower `lr` may help." if rates else ""
     return FloatingPointError(f"{what} at step {step}, and training has ended.{advice}")

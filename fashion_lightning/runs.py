@@ -1,8 +1,12 @@
-"""Runs and their checkpoints on the disk: a folder a run, `lightning_logs/version_N`."""
+"""Runs and their checkpoints on the disk: one folder per run, `lightning_logs/version_N`."""
 
+import json
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+from fashion_lightning.atomic import replacing
 from fashion_lightning.pretrained import resolve
 
 
@@ -37,6 +41,63 @@ def discard(run: Path, there: Path) -> None:
             if folder == there:
                 break
             folder.rmdir()
+
+
+@dataclass
+class Series:
+    """Runs that differ by their seed, planned together; kept in ``seeds_N/runs.json``.
+
+    Attributes:
+        folder: Where the plan and the summary are.
+        seeds: All that are planned.
+        runs: The folders of those that have begun, by seed.
+        settings: The configuration of all of them, as YAML.
+    """
+
+    folder: Path
+    seeds: list[int]
+    runs: dict[int, str]
+    settings: str
+
+    @classmethod
+    def begin(cls, root: Path, seeds: Sequence[int], settings: str) -> "Series":
+        """Plan runs, in a new folder below `root`."""
+        return cls(new_folder(root, "seeds"), [*seeds], {}, settings)
+
+    @classmethod
+    def unfinished(cls, root: Path, seeds: Sequence[int]) -> "Series | None":
+        """Return the newest series below `root` with these seeds of which a run is missing."""
+        for folder in _numbered(root, "seeds"):
+            try:
+                plan = json.loads((folder / "runs.json").read_text(encoding="utf-8"))
+                runs = {int(seed): str(run) for seed, run in plan["runs"].items()}
+                series = cls(folder, plan["seeds"], runs, plan["settings"])
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                continue  # That of version 0.1.0, or of somebody else.
+            if series.seeds == [*seeds] and series.missing():
+                return series
+        return None
+
+    def note(self, seed: int, run: str) -> None:
+        """Keep which folder a run has; before it begins."""
+        self.runs[seed] = run
+        plan = {"seeds": self.seeds, "runs": self.runs, "settings": self.settings}
+        with replacing(self.folder / "runs.json") as new:
+            new.write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
+
+    def missing(self) -> list[int]:
+        """Return the seeds whose run has not ended with its test."""
+        return [seed for seed in self.seeds if seed not in self.reports()]
+
+    def reports(self) -> dict[int, Path]:
+        """Return the reports of the runs that are complete, by seed."""
+        found = {seed: Path(run, "report", "metrics.json") for seed, run in self.runs.items()}
+        return {seed: found[seed] for seed in sorted(found) if found[seed].is_file()}
+
+    def checkpoint(self, seed: int) -> str | None:
+        """Return where the run of a seed that is not complete goes on; None: it begins."""
+        last = Path(self.runs.get(seed, ""), "checkpoints", "last.ckpt")
+        return str(last) if seed in self.runs and last.is_file() else None
 
 
 def find_checkpoint(root: Path, ckpt_path: str | None) -> Path:

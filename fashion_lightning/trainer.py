@@ -48,9 +48,13 @@ class ExportingTrainer(Trainer):
         from fashion_lightning.export import ENDINGS, export  # Nothing else needs it.
 
         path = Path(output or Path(self.default_root_dir) / f"model{ENDINGS[format]}")
+        split = None
         if ckpt_path:
-            model.load_state_dict(read_checkpoint(ckpt_path)["state_dict"])
+            content = read_checkpoint(ckpt_path)
+            model.load_state_dict(content["state_dict"])
+            split = content.get(type(datamodule).__qualname__)
         datamodule.prepare_data()
         datamodule.setup("test")
         images = torch.cat([images for images, _ in datamodule.test_dataloader()])
-        rank_zero_info(str(export(model, images, path, format=format, overwrite=overwrite)))
+        parity = export(model, images, path, format=format, overwrite=overwrite, split=split)
+        rank_zero_info(str(parity))

@@ -262,8 +262,13 @@ def test_the_data_set_is_one_of_images_to_everybody_else() -> None:
         assert label == LABELS[index]
     with pytest.raises(IndexError):
         dataset[-104]
-    for other in (dataset, Subset(dataset, range(100)), ConcatDataset([dataset, dataset])):
-        images, labels = next(iter(DataLoader(other, 4)))  # type: ignore[var-annotated,arg-type]
+    others: list[Any] = [
+        dataset,
+        Subset(dataset, range(100)),
+        ConcatDataset([dataset, dataset]),
+    ]
+    for other in others:
+        images, labels = next(iter(DataLoader(other, 4)))
         assert torch.equal(images, FLOAT_IMAGES[:4])
         assert torch.equal(labels, LABELS[:4])
 

@@ -52,7 +52,7 @@ def test_training_and_validation_are_torchvisions_training_set(
 ) -> None:
     datamodule = ready(data_dir, "fit", horizontal_flip=0)
     train, train_labels = joined(datamodule.train_dataloader())
-    val, val_labels = joined(datamodule.val_dataloader())  # type: ignore[arg-type]
+    val, val_labels = joined(datamodule.val_dataloader())
     assert (len(train), len(val)) == (55_000, 5_000)
     both = torch.cat([train, val]).flatten(1)
     theirs = official[True].data / 255  # As its ToTensor makes them, which takes longer.
@@ -181,10 +181,7 @@ def test_a_teachers_answers_are_for_the_images_as_they_are(
 def test_augmentation_is_for_training_only(data_dir: Path) -> None:
     plain = ready(data_dir, "fit", horizontal_flip=0)
     augmented = ready(data_dir, "fit", horizontal_flip=1, shift=3)
-    plain_val, augmented_val = (
-        joined(each.val_dataloader())[0]  # type: ignore[arg-type]
-        for each in (plain, augmented)
-    )
+    plain_val, augmented_val = (joined(each.val_dataloader())[0] for each in (plain, augmented))
     assert torch.equal(plain_val, augmented_val)
     pl.seed_everything(0)
     plain_images, plain_labels = next(iter(plain.train_dataloader()))

@@ -130,7 +130,7 @@ def test_training_with_plain_pytorch_on_our_loaders(data_dir: Path) -> None:
     model, loss_fn = MLP(), nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     dataloader = datamodule.train_dataloader()
-    size = len(dataloader.dataset)
+    size = len(dataloader.dataset)  # type: ignore[arg-type]
     seen = 0
     for images, labels in dataloader:
         loss = loss_fn(model(images), labels)

@@ -215,9 +215,10 @@ def hostile_files() -> dict[str, bytes]:
         "drawing.webp": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
         "script.jpg": b"#!/bin/sh\ntouch intruded\n",
         "postscript.png": b"%!PS-Adobe-3.0\n%%BoundingBox: 0 0 10 10\n",
-        "bitmap.png": encoded("BMP"),
-        "gif.png": encoded("GIF"),
-        "tiff.jpg": encoded("TIFF"),
+        "pixmap.png": encoded("PPM"),
+        "targa.png": encoded("TGA"),
+        "pcx.jpg": encoded("PCX"),
+        "IMG_1.HEIC": b"\0\0\0\x18ftypheic" + bytes(50),
         "ppm.jpg": encoded("PPM"),
         "ico.png": encoded("ICO"),
         **{f"cut{n}.png": whole["PNG"][:n] for n in (4, 8, 20, 60, 200)},
@@ -249,6 +250,15 @@ def hostile_files() -> dict[str, bytes]:
 
 def loader(paths: list[Path], batch_size: int, **options: Any) -> DataLoader[Any]:
     return DataLoader(Photos(paths), batch_size=batch_size, collate_fn=collate_photos, **options)
+
+
+@pytest.mark.parametrize("kind", ["BMP", "GIF", "TIFF", "PNG", "WEBP"])
+def test_formats_that_lose_nothing_are_read_alike(kind: str, tmp_path: Path) -> None:
+    picture = garment((255, 255, 255), (0, 0, 0), "RGB")
+    content = io.BytesIO()
+    picture.save(content, kind, **({"lossless": True} if kind == "WEBP" else {}))
+    (tmp_path / "picture").write_bytes(content.getvalue())
+    assert torch.equal(read_image(tmp_path / "picture"), to_fashion_mnist(picture))
 
 
 def test_files_that_are_none_are_named_and_the_others_read(tmp_path: Path) -> None:
