@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from inspect import signature
 from pathlib import Path
-from typing import IO, Any, ClassVar, Literal
+from typing import IO, Any, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
@@ -96,10 +96,8 @@ class FashionMNISTClassifier(LightningModule):
         torch.Size([3, 10])
     """
 
-    __jit_unused_properties__: ClassVar[list[str]] = [
-        *LightningModule.__jit_unused_properties__,
-        "train_seconds",
-    ]
+    # TorchScript would compile each property.
+    __jit_unused_properties__ = [*LightningModule.__jit_unused_properties__, "train_seconds"]  # noqa: RUF012
     mean: Tensor
     std: Tensor
     temperature: Tensor
@@ -194,7 +192,7 @@ class FashionMNISTClassifier(LightningModule):
         self.temperature = torch.tensor(1.0)
         # In a dict, which hides them: modules, but no part of the network.
         self._totals = {"train": TrainingTotals()}
-        self._outputs: dict[tuple[str, int], Outputs] = {}  # by stage and number of the loader
+        self._outputs = dict[tuple[str, int], Outputs]()  # by stage and number of the loader
         self._run = RunState(self._totals["train"])
         self._schedule: Schedule | None = None  # of the running fit, if the optimizer is ours
         self._total_steps = math.inf  # of the running fit

@@ -542,6 +542,7 @@ def test_weights_are_plain_contiguous_tensors(network: nn.Module, data: Any) -> 
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.*deprecated")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.filterwarnings("ignore:.LightningModule.to_torchscript. has been deprecated")
 @pytest.mark.parametrize("flip_averaging", [False, True])
 @pytest.mark.parametrize("network", [MLP(), ConvNet(channels=2)])
@@ -560,9 +561,10 @@ def test_pytorch_exports_the_module_itself(
     traced: Any = classifier.to_torchscript(method="trace", example_inputs=IMAGES[:2])
     torch.testing.assert_close(traced(IMAGES), expected)
     buffer = io.BytesIO()
-    torch.jit.save(classifier.to_torchscript(), buffer)  # type: ignore[no-untyped-call]
+    torch.jit.save(classifier.to_torchscript(), buffer)
     buffer.seek(0)
-    torch.testing.assert_close(torch.jit.load(buffer)(IMAGES), expected)  # type: ignore[no-untyped-call]
+    loaded = torch.jit.load(buffer)  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(loaded(IMAGES), expected)
     classifier.to_onnx(tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     (logits,) = session.run(None, {session.get_inputs()[0].name: IMAGES.numpy()})
