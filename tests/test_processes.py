@@ -92,6 +92,21 @@ def test_evaluation_is_complete(several: Path) -> None:
     assert [int(row.split(",")[0]) for row in rows] == list(range(9_999))
 
 
+def test_a_foreign_module_that_synchronizes_in_each_step_ends(alone: Path, several: Path) -> None:
+    """Three batches for three processes, or two for the first of two: the last repeats images."""
+    ours, theirs = (
+        json.loads((folder / "foreign" / "logged.json").read_text())["accuracy"]
+        for folder in (alone, several)
+    )
+    assert theirs == pytest.approx(ours, abs=0.02)
+    # The report, which looks at images and not at batches, counts each of them once.
+    reports = [
+        (folder / "foreign" / "report" / "metrics.json").read_text() for folder in (alone, several)
+    ]
+    assert json.loads(reports[0])["num_images"] == 8_500
+    assert reports[0] == reports[1]
+
+
 def test_the_command_runs_as_two_processes(tmp_path: Path, data_dir: Path) -> None:
     done = subprocess.run(
         [

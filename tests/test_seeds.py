@@ -2,6 +2,7 @@
 
 import csv
 import json
+import signal
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Command
+from interruptions import run as run_command
 from matplotlib.text import Text
 from PIL import Image
 from scipy import stats
@@ -158,3 +160,44 @@ def test_the_command_trains_several_seeds(
         torch.equal(tensor, weights[0]["state_dict"][name])
         for name, tensor in weights[1]["state_dict"].items()
     )
+
+
+@pytest.mark.long
+def test_several_seeds_continue_where_they_stopped(tmp_path: Path, data_dir: Path) -> None:
+    """Stopped in the second of three runs, they end with the weights of those that were not."""
+    words = [
+        *("fit", "--seeds", "3", "--trainer.max_epochs", "2", "--every_n_train_steps", "1"),
+        *("--trainer.limit_train_batches", "3", "--trainer.limit_val_batches", "2"),
+        *("--trainer.limit_test_batches", "2", "--data.teacher", "pretrained:mlp"),
+        *("--data.batch_size", "20", "--data.horizontal_flip", "0"),
+        *("--data.data_dir", str(data_dir)),
+    ]
+    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
+    logs, output = stopped / "lightning_logs", stopped / "output.txt"
+    code = run_command(stopped, words, hit=("training step", 10, 0.0, signal.SIGTERM))
+    assert code == 128 + signal.SIGTERM
+    assert "the same command, with --ckpt_path last" in output.read_text()
+    assert not (logs / "version_1" / "report").exists()
+
+    assert run_command(stopped, [*words, "--ckpt_path", "last", "--data.shift", "1"]) == 2
+    assert "settings with which lightning_logs/seeds_0 began" in output.read_text()
+    assert run_command(stopped, [*words, "--ckpt_path", "last"]) == 0
+    assert {path.name for path in logs.iterdir()} == {
+        *("seeds_0", "version_0", "version_1", "version_2"),
+    }
+    assert json.loads((logs / "seeds_0" / "summary.json").read_text())["seeds"] == [0, 1, 2]
+    assert run_command(stopped, [*words, "--ckpt_path", "last"]) == 2
+    assert "none below lightning_logs of which a run is missing" in output.read_text()
+
+    assert run_command(whole, words) == 0
+    # The teacher predicts once for all of a process's seeds.
+    assert (whole / "output.txt").read_text().count("The teacher predicts") == 1
+    for name in ("version_0", "version_1", "version_2"):
+        ours, theirs = (
+            torch.load(
+                folder / "lightning_logs" / name / "checkpoints" / "last.ckpt", weights_only=True
+            )
+            for folder in (stopped, whole)
+        )
+        for key, value in ours["state_dict"].items():
+            assert torch.equal(value, theirs["state_dict"][key])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor
 
 from fashion_lightning.files import default_names
@@ -19,10 +20,10 @@ def run_folder(trainer: Trainer) -> Path:
     """
     log_dir = trainer.log_dir  # All processes must ask for it.
     logger = trainer.loggers[0] if trainer.loggers else None
-    if logger is not None and not hasattr(logger, "log_dir") and logger.version is not None:
-        version = logger.version
+    if logger is not None and not isinstance(logger, CSVLogger | TensorBoardLogger):
+        version = "" if logger.version is None else logger.version
         version = version if isinstance(version, str) else f"version_{version}"
-        log_dir = os.path.join(log_dir or "", str(logger.name), version)  # noqa: PTH118 (URLs, too)
+        log_dir = os.path.join(log_dir or "", str(logger.name or ""), version)  # noqa: PTH118 (URLs, too)
     return Path(trainer.strategy.broadcast(log_dir) or trainer.default_root_dir)
 
 

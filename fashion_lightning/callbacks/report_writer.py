@@ -74,10 +74,10 @@ class ReportWriter(Callback):
         """Keep the logits and labels of a batch, and its most confident mistakes."""
         images, labels = images_and_labels(batch)
         if not isinstance(outputs, Tensor) or outputs.dim() != 2 or len(outputs) != len(labels):
-            is_tensor = isinstance(outputs, Tensor)
+            got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
             raise ValueError(
                 "Expected `test_step` to return logits (N, num_classes), of which `ReportWriter` "
-                f"makes its report, but got {tuple(outputs.shape) if is_tensor else type(outputs)}."
+                f"makes its report, but got {got}."
             )
         labels = hard(labels)
         self._outputs.setdefault(dataloader_idx, Outputs()).update(outputs, labels)

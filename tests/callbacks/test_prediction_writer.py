@@ -9,7 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from fashion_lightning import CLASSES, FashionMNISTClassifier, FashionMNISTDataModule
+from fashion_lightning import (
+    CLASSES,
+    MLP,
+    FashionMNISTClassifier,
+    FashionMNISTDataModule,
+)
 from fashion_lightning.callbacks import PredictionWriter
 
 IMAGES, LABELS = torch.rand(23, 1, 28, 28), torch.arange(23) % 10
@@ -19,7 +24,8 @@ def predict(folder: Path, writer: PredictionWriter, data: Any) -> torch.Tensor:
     trainer = pl.Trainer(
         default_root_dir=folder, logger=False, enable_progress_bar=False, callbacks=[writer]
     )
-    return torch.cat(trainer.predict(FashionMNISTClassifier(), data))  # type: ignore[arg-type]
+    outputs: Any = trainer.predict(FashionMNISTClassifier(), data)
+    return torch.cat(outputs) if isinstance(outputs[0], torch.Tensor) else torch.empty(0)
 
 
 @pytest.mark.parametrize("labelled", [True, False])
@@ -68,3 +74,71 @@ def test_an_existing_file_is_left_alone(tmp_path: Path) -> None:
     assert path.read_text() == "mine"
     predict(tmp_path, PredictionWriter(path, overwrite=True), loader)
     assert len(path.read_text().splitlines()) == 24
+
+
+def test_rows_of_two_loaders_can_be_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    loaders = [DataLoader(TensorDataset(IMAGES[:n]), batch_size=5) for n in (7, 12)]
+    predict(tmp_path, PredictionWriter(path), loaders)
+    rows = [
+        (row["dataloader_idx"], row["index"])
+        for row in csv.DictReader(path.read_text().splitlines())
+    ]
+    assert rows == [(str(n), str(i)) for n, size in ((0, 7), (1, 12)) for i in range(size)]
+
+
+@pytest.mark.filterwarnings("ignore:Your `predict_dataloader`'s sampler has shuffling")
+def test_rows_of_a_shuffled_loader_stand_in_the_datasets_order(tmp_path: Path) -> None:
+    loader = DataLoader(TensorDataset(IMAGES, LABELS), batch_size=5, shuffle=True)
+    predict(tmp_path, PredictionWriter(tmp_path / "table.csv"), loader)
+    rows = [*csv.DictReader((tmp_path / "table.csv").read_text().splitlines())]
+    assert [int(row["index"]) for row in rows] == list(range(23))
+    assert [int(row["target"]) for row in rows] == LABELS.tolist()
+
+
+@pytest.mark.parametrize("num_classes", [2, 200])
+def test_other_classes_have_their_own_names(tmp_path: Path, num_classes: int) -> None:
+    names = [f"kind {label}" for label in range(num_classes)]
+    for class_names, expected in ((names, "kind 1"), (None, "class 1")):
+        classifier = FashionMNISTClassifier(
+            MLP(num_classes=num_classes), num_classes=num_classes, class_names=class_names
+        )
+        classifier.network.linear_relu_stack[-1].bias.data[1] = 100  # type: ignore[index,union-attr]
+        writer = PredictionWriter(tmp_path / "table.csv", overwrite=True)
+        trainer = pl.Trainer(logger=False, enable_progress_bar=False, callbacks=[writer])
+        trainer.predict(classifier, DataLoader(TensorDataset(IMAGES), batch_size=5))
+        rows = [*csv.DictReader((tmp_path / "table.csv").read_text().splitlines())]
+        assert {row["class_name"] for row in rows} == {expected}
+        assert f"prob_{num_classes - 1}" in rows[0]
+
+
+class Foreign(pl.LightningModule):
+    """Returns what it is told to."""
+
+    def __init__(self, outputs: Any) -> None:
+        super().__init__()
+        self.outputs = outputs
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.outputs
+
+
+@pytest.mark.filterwarnings("ignore:predict returned None")
+@pytest.mark.parametrize(
+    ("outputs", "got"),
+    [
+        (5 * torch.eye(10)[:5] + 1, "rows that sum to 15 "),
+        (torch.rand(5), r"a tensor \(5,\)"),
+        (None, "NoneType"),
+        ({"logits": torch.rand(5, 10)}, "dict"),
+    ],
+)
+def test_what_is_no_probability_is_refused_and_leaves_nothing(
+    outputs: Any, got: str, tmp_path: Path
+) -> None:
+    writer = PredictionWriter(tmp_path / "table.csv")
+    trainer = pl.Trainer(logger=False, enable_progress_bar=False, callbacks=[writer])
+    loader = DataLoader(TensorDataset(IMAGES), batch_size=5)
+    with pytest.raises(ValueError, match=f"`predict_step` to return probabilities .* {got}"):
+        trainer.predict(Foreign(outputs), loader)
+    assert list(tmp_path.iterdir()) == []

@@ -1,13 +1,15 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.loggers import Logger
 from sklearn import metrics as sklearn
 from torch.utils.data import DataLoader, TensorDataset
 
-from fashion_lightning import CLASSES, FashionMNISTClassifier
+from fashion_lightning import CLASSES, MLP, FashionMNISTClassifier
 from fashion_lightning.callbacks import ReportWriter
 
 
@@ -35,3 +37,74 @@ def test_the_report_in_any_trainer(tmp_path: Path) -> None:
         ours = report["per_class"][class_name]
         for name, values in zip(("precision", "recall", "f1", "support"), theirs, strict=True):
             assert ours[name] == pytest.approx(values[label], abs=1e-6)
+
+
+def test_two_and_two_hundred_classes(tmp_path: Path) -> None:
+    for num_classes in (2, 200):
+        labels = torch.arange(400) % num_classes
+        loader = DataLoader(TensorDataset(torch.rand(400, 1, 28, 28), labels), batch_size=64)
+        classifier = FashionMNISTClassifier(MLP(num_classes=num_classes), num_classes=num_classes)
+        trainer = pl.Trainer(
+            logger=False, enable_progress_bar=False, callbacks=[ReportWriter(tmp_path)]
+        )
+        trainer.test(classifier, loader, verbose=False)
+        report = json.loads((tmp_path / "report" / "metrics.json").read_text())
+        assert [*report["per_class"]] == [f"class {label}" for label in range(num_classes)]
+        page = (tmp_path / "report" / "report.html").read_text()
+        assert "class 1" in page
+        assert "T-shirt" not in page
+
+
+def test_two_test_loaders_have_reports_of_their_own(tmp_path: Path) -> None:
+    loaders = [
+        DataLoader(TensorDataset(torch.rand(n, 1, 28, 28), torch.arange(n) % 10), batch_size=64)
+        for n in (100, 70)
+    ]
+    writer = ReportWriter(tmp_path)
+    trainer = pl.Trainer(logger=False, enable_progress_bar=False, callbacks=[writer])
+    logged = trainer.test(FashionMNISTClassifier(), loaders, verbose=False)
+    for number, size in enumerate((100, 70)):
+        folder = tmp_path / "report" / f"dataloader_idx_{number}"
+        report = json.loads((folder / "metrics.json").read_text())
+        assert report["num_images"] == size
+        assert any(
+            each.get(f"test_acc/dataloader_idx_{number}") == pytest.approx(report["test_acc"])
+            for each in logged
+        )
+
+
+class Foreign(pl.LightningModule):
+    def test_step(self, batch: Any, batch_idx: int) -> Any:
+        return None
+
+
+def test_what_is_no_logits_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    loader = DataLoader(TensorDataset(torch.rand(10, 1, 28, 28), torch.arange(10)), batch_size=5)
+    trainer = pl.Trainer(
+        logger=False, enable_progress_bar=False, callbacks=[ReportWriter(tmp_path)]
+    )
+    with pytest.raises(ValueError, match=r"Expected `test_step` to return logits .* NoneType"):
+        trainer.test(Foreign(), loader)
+
+
+def test_runs_of_a_logger_without_folders_keep_their_reports_apart(tmp_path: Path) -> None:
+    loader = DataLoader(TensorDataset(torch.rand(10, 1, 28, 28), torch.arange(10)), batch_size=5)
+
+    class Elsewhere(Logger):
+        def __init__(self, run: str) -> None:
+            super().__init__()
+            self.run = run
+
+        save_dir = property(lambda self: str(tmp_path))
+        name = property(lambda self: "project")
+        version = property(lambda self: self.run)
+
+        def log_metrics(self, *_: Any, **__: Any) -> None: ...
+        def log_hyperparams(self, *_: Any, **__: Any) -> None: ...
+
+    for run in ("first", "second"):
+        trainer = pl.Trainer(
+            logger=Elsewhere(run), enable_progress_bar=False, callbacks=[ReportWriter()]
+        )
+        trainer.test(FashionMNISTClassifier(), loader, verbose=False)
+        assert (tmp_path / "project" / run / "report" / "report.html").is_file()
