@@ -12,9 +12,9 @@ collects a batch with one indexing operation. This file knows tensors only: not 
 from, and no trainer.
 """
 
+import operator
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from math import ceil
 from random import Random
 from typing import Any, overload
 
@@ -133,8 +133,8 @@ class Augmentation:
 class ImageDataset(Dataset[tuple[Tensor, ...]]):
     """Images in memory, as a network takes them: samples are ``(image (C, H, W), label, ...)``.
 
-    Index ``i + v * len(self)`` is view `v` of image `i`, see `Augmentation`. Only samplers of this
-    file use such indices: to everybody else this is a data set of the images as they are.
+    To a DataLoader, index ``i + v * len(self)`` is view `v` of image `i`, see `Augmentation`, as
+    `ShuffledSampler` draws it. To everybody else this is a data set of the images as they are.
 
     Args:
         tensors: Images, then labels and whatever else there is for each image, on one device.
@@ -170,12 +170,16 @@ class ImageDataset(Dataset[tuple[Tensor, ...]]):
         """Run through the images as they are."""
         return (self[index] for index in range(len(self)))
 
-    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
-        """Return one image and what belongs to it.
+    def __getitem__(self, index: Any) -> tuple[Tensor, ...]:
+        """Return one image and what belongs to it, or several by a slice, a list or a tensor.
 
         Raises:
             IndexError: If there is no such image.
         """
+        if isinstance(index, slice):
+            index = [*range(*index.indices(len(self)))]
+        if isinstance(index, Sequence) or (isinstance(index, Tensor) and index.dim()):
+            return tuple(self.__getitems__([_checked(each, self) for each in index]).columns)
         return self.__getitems__([_checked(index, self)])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> Samples:
@@ -183,7 +187,8 @@ class ImageDataset(Dataset[tuple[Tensor, ...]]):
         if len(indices) == 0 or indices[0] == NO_IMAGE:
             return self.take(torch.empty(0, dtype=torch.int64))
         # By way of an array, which is eight times as fast as `torch.tensor(indices)`.
-        return self.take(torch.frombuffer(array("q", indices), dtype=torch.int64))
+        index = torch.frombuffer(array("q", indices), dtype=torch.int64)
+        return self.take(torch.where(index < 0, index + len(self), index))
 
     def take(self, index: Tensor) -> Samples:
         """Return several images by an index tensor, ``(B,)``."""
@@ -224,15 +229,24 @@ class AugmentedDataset(Dataset[Any]):
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> Any:
-        """Return one sample.
+        """Return one sample as it is.
 
         Raises:
             IndexError: If there is no such image.
-            ValueError: If the sample does not begin with an image tensor.
         """
-        number, source = divmod(_checked(index, self), len(self))
+        return self.dataset[_checked(index, self)]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        """Return several samples.
+
+        Raises:
+            ValueError: If a sample that is to be augmented does not begin with an image tensor.
+        """
+        return [self._view(*divmod(index, len(self))) for index in indices]
+
+    def _view(self, number: int, source: int) -> Any:
         sample = self.dataset[source]
-        if number == 0:
+        if number <= 0:
             return sample
         image, *others = sample if isinstance(sample, Sequence) else (sample,)
         if not isinstance(image, Tensor) or image.dim() < 2:
@@ -244,9 +258,10 @@ class AugmentedDataset(Dataset[Any]):
         return (self.augmentation.view(image, number), *others)
 
 
-def _checked(index: int, dataset: ImageDataset | AugmentedDataset) -> int:
+def _checked(index: Any, dataset: ImageDataset | AugmentedDataset) -> int:
     """Return an index, counted from the beginning, or raise an IndexError."""
-    if not -len(dataset) <= index < len(dataset) * len(dataset.augmentation):
+    index = operator.index(index)
+    if not -len(dataset) <= index < len(dataset):
         raise IndexError(f"Expected an index below {len(dataset)}, but got {index}.")
     return index + len(dataset) if index < 0 else index
 
@@ -340,14 +355,12 @@ class TurnsSampler(_Shares):
 
     Of batches 0, 1, 2, ... process `rank` gets every `num_replicas`-th, beginning with its own
     number. So the batches, and all numbers that are computed from them, are the same for any number
-    of processes.
+    of processes. Each image comes once: some processes get one batch fewer than others, and one
+    that would get none gets an empty one.
 
     Args:
         dataset: Has a length.
         batch_size: Images in a batch, at least 1.
-        pad: Whether the processes get equally many batches: the last ones repeat images from the
-            beginning, as PyTorch's `DistributedSampler` does. Otherwise each image comes once, some
-            processes get one batch fewer, and one that would get none an empty one.
         rank: Number of this process. None: that of `torch.distributed`.
         num_replicas: Number of processes. None: likewise.
     """
@@ -357,29 +370,21 @@ class TurnsSampler(_Shares):
         dataset: Any,
         batch_size: int,
         *,
-        pad: bool = False,
         rank: int | None = None,
         num_replicas: int | None = None,
     ) -> None:
         super().__init__(dataset, batch_size, rank, num_replicas)
-        self.pad = pad
 
     def _batches(self) -> list[range]:
         num_images, size, step = len(self.dataset), self.batch_size, self.num_replicas
         batches = [
             range(first, min(first + size, num_images)) for first in range(0, num_images, size)
         ]
-        if self.pad and batches:
-            # The last batch of all may be a short one: the others of its turn are no longer.
-            missing = -len(batches) % step
-            batches += (batches * ceil(missing / len(batches)))[:missing]
         return batches[self.rank :: step] or [range(NO_IMAGE, NO_IMAGE + 1)]
 
     @override
     def __len__(self) -> int:
         """Return the number of indices that this process gets."""
-        # A loader counts batches from this: only the last batch of all may be a short one, and a
-        # process that repeats it at another place must not count it as full.
         return sum(map(len, self._batches()))
 
     @override

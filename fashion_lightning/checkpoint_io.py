@@ -27,12 +27,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
         Args:
             checkpoint: What `torch.save` can write.
-            path: The file; its folder is made.
+            path: The file; its folder is made. An address, such as ``s3://...``, is written as
+                Lightning writes it.
             storage_options: Not used.
 
         Raises:
             OSError: If it cannot be written. A file that was at `path` stays as it was.
         """
+        if "://" in str(path):  # On another machine, it is for others to write.
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
         content = io.BytesIO()
         torch.save(checkpoint, content)
         with replacing(Path(path)) as new:

@@ -13,6 +13,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import IO, Any
 
+import fsspec  # type: ignore[import-untyped]
 import torch
 from safetensors import safe_open
 from torch import nn
@@ -91,6 +92,9 @@ def load_classifier(
         arguments: Those of the module that are given explicitly.
     """
     is_trusted = weights_only is False
+    if isinstance(checkpoint_path, str) and "://" in checkpoint_path:
+        with fsspec.open(checkpoint_path, "rb") as file:
+            checkpoint_path = io.BytesIO(file.read())
     is_exported = isinstance(checkpoint_path, str | Path) and is_safetensors(checkpoint_path)
     if is_exported or not is_trusted:
         content = read_checkpoint(checkpoint_path)
@@ -222,6 +226,7 @@ def check_weights(module: nn.Module, state_dict: Mapping[str, Any]) -> None:
                 for shapes in (own, given)
             )
             raise ValueError(
-                f"Expected the checkpoint to be of this network, where `{name}` is {expected}, "
-                f"but got one where it is {got}."
+                f"Expected the checkpoint to be of this network, where `{name}` is {expected}, but "
+                f"got one where it is {got}; a network that is not this package's is given again "
+                "(`network`)."
             )

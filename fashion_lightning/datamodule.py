@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
 from typing_extensions import override
 
 from fashion_lightning import files
@@ -94,9 +94,9 @@ class FashionMNISTDataModule(LightningDataModule):
             in main memory, and Lightning moves each batch to the device.
         pad_evaluation: How several processes share validation and test. False: each image once;
             some processes may have one batch fewer, which `FashionMNISTClassifier` expects, while
-            a module that synchronizes in each step waits for ever. True: equally many batches; the
-            last ones repeat images, as with Lightning's own sampler. None: False under the steps of
-            `FashionMNISTClassifier`, True under others.
+            a module that synchronizes in each step waits for ever. True: PyTorch's own
+            `DistributedSampler`, with equally many images for each, of which the last repeat the
+            first. None: False under the steps of `FashionMNISTClassifier`, True under others.
         mirrors: Base URLs from which missing files are downloaded, in this order. None: they are
             taken from the copy in the package, and downloaded only if it was built without.
             ``[]``: the network is left alone.
@@ -333,10 +333,12 @@ class FashionMNISTDataModule(LightningDataModule):
     def _place(self) -> tuple[int, int]:
         """Return the epoch in which the trainer is, and how many of its batches it has had."""
         assert self.trainer is not None
-        loop = self.trainer.fit_loop
+        loop: Any = self.trainer.fit_loop
         progress: Any = loop.epoch_progress.current
         is_inside = progress.started > progress.completed
-        return self.trainer.current_epoch, loop.batch_idx + 1 if is_inside else 0
+        # Not those that have begun: Lightning does a batch again in which something went wrong.
+        batches = loop.epoch_loop.batch_progress.current.processed
+        return self.trainer.current_epoch, batches if is_inside else 0
 
     def _loader(self, dataset: Any, batch_size: int) -> DataLoader[Any]:
         """Serve a data set in order."""
@@ -348,17 +350,19 @@ class FashionMNISTDataModule(LightningDataModule):
         sampler = self._turns(dataset, batch_size)
         return DataLoader(dataset, batch_size=batch_size, sampler=sampler, **self._loading(0))
 
-    def _turns(self, dataset: Any, batch_size: int) -> TurnsSampler | None:
+    def _turns(self, dataset: Any, batch_size: int) -> "DistributedSampler[Any] | None":
         """Return how several processes share a data set; None for one."""
         share = self._share()
         if share["num_replicas"] == 1 or (self.trainer and self.trainer.overfit_batches):  # type: ignore[attr-defined]
             return None
-        pad = self._pads()
+        pads, processes = self._pads(), share["num_replicas"]
         rank_zero_info(
-            f"{share['num_replicas']} processes share {len(dataset):,} images: "
-            + ("equally many batches, the last ones repeat images." if pad else "each image once.")
+            f"{processes} processes share {len(dataset):,} images: "
+            + (f"equally many, up to {processes - 1} twice." if pads else "each once.")
         )
-        return TurnsSampler(dataset, batch_size, pad=pad, **share)
+        if pads:
+            return DistributedSampler(dataset, shuffle=False, **share)
+        return TurnsSampler(dataset, batch_size, **share)
 
     def _pads(self) -> bool:
         trainer = self.trainer
@@ -368,9 +372,10 @@ class FashionMNISTDataModule(LightningDataModule):
             return self.pad_evaluation
         if trainer is None:
             return True
-        name = "test_step" if trainer.testing else "validation_step"
-        step = getattr(type(trainer.lightning_module), name)
-        return step is not getattr(FashionMNISTClassifier, name)
+        stage, module = "test" if trainer.testing else "validation", type(trainer.lightning_module)
+        hooks = (f"{stage}_step", f"on_{stage}_batch_start", f"on_{stage}_batch_end")
+        ours = FashionMNISTClassifier
+        return any(getattr(module, name) is not getattr(ours, name) for name in hooks)
 
     def _loading(self, seed: int) -> dict[str, Any]:
         """Return how each loader loads."""

@@ -16,6 +16,7 @@ from torchmetrics.functional.classification import (
     multiclass_precision,
     multiclass_recall,
 )
+from torchmetrics.utilities import dim_zero_cat
 from typing_extensions import override
 
 
@@ -29,15 +30,12 @@ def gather(value: Any) -> list[Any]:
 
 
 def _gather_states(state: Tensor, group: Any = None) -> list[Tensor]:
-    """Return a metric's state of all processes; states lie on the CPU, which NCCL cannot read."""
-    return gather(state)
+    """Return a metric's state of all processes, by way of the CPU, whatever their lengths."""
+    return gather(state.cpu())
 
 
 class TrainingTotals(Metric):
-    """Mean loss and accuracy of the training images of an epoch.
-
-    Sums are float64 on the CPU. A step only notes its tensors, which are summed up all together:
-    that costs a tenth of a sum in each step.
+    """Mean loss and accuracy of the training images of an epoch; sums are float64, on the CPU.
 
     Example:
         >>> totals = TrainingTotals()
@@ -52,45 +50,75 @@ class TrainingTotals(Metric):
     def __init__(self) -> None:
         super().__init__(dist_sync_fn=_gather_states)
         self.add_state("totals", torch.zeros(3, dtype=torch.float64), dist_reduce_fx="sum")
-        self._noted: list[tuple[int, Tensor, Tensor, Tensor]] = []
 
     @override
-    def update(self, loss: Tensor, logits: Tensor, labels: Tensor, step: int = 0) -> None:
-        """Add a batch.
+    def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Add images.
 
         Args:
-            loss: The mean over its images.
+            loss: Their mean loss.
             logits: ``(N, num_classes)``.
             labels: Class numbers ``(N,)``, or soft labels ``(N, num_classes)``, whose largest
                 counts.
-            step: What `first_not_finite` is to say of it.
         """
-        self.note(loss, logits, labels, step)
-
-    def note(self, loss: Tensor, logits: Tensor, labels: Tensor, step: int) -> None:
-        """Do what `update` does, without torchmetrics' bookkeeping, which takes 10 microseconds."""
-        self._noted.append((step, loss.detach(), logits.detach(), labels))
-        if len(self._noted) >= 512:  # Nothing grows if nobody asks for the result.
-            self._sum_up()
+        correct = (logits.argmax(dim=1) == hard(labels)).sum()
+        parts = (loss.detach().cpu().double() * len(labels), correct.cpu(), len(labels))
+        self.totals = self.totals + torch.stack([torch.as_tensor(p).double() for p in parts])
 
     @override
     def compute(self) -> dict[str, float]:
         """Return ``loss`` and ``acc`` of the images of all processes; nothing if there are none."""
-        self._sum_up()
         loss, correct, num_images = self.totals.tolist()
         return {"loss": loss / num_images, "acc": correct / num_images} if num_images else {}
 
-    @override
-    def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Sum up, then synchronize."""
-        self._sum_up()
-        super().sync(*args, **kwargs)
+    def sums(self) -> tuple[float, int, int]:
+        """Return summed loss, correct predictions and images of all processes."""
+        shares = gather(self.totals.tolist())
+        loss, correct, num_images = (sum(each) for each in zip(*shares, strict=True))
+        return loss, int(correct), int(num_images)
 
-    @override
-    def reset(self) -> None:
-        """Forget everything."""
+    def add_sums(self, sums: Sequence[float]) -> None:
+        """Add what `sums` has returned."""
+        self.totals = self.totals + torch.tensor(sums, dtype=torch.float64)
+        self._update_count, self._computed = self._update_count + 1, None
+
+
+class Steps:
+    """Training steps on their way to `TrainingTotals`: noted one by one, added all together.
+
+    That costs a tenth of adding each by itself.
+
+    Args:
+        totals: Where they are added.
+    """
+
+    def __init__(self, totals: TrainingTotals) -> None:
+        self.totals = totals
+        self._noted: list[tuple[int, Tensor, Tensor, Tensor]] = []
+
+    def note(self, step: int, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Note a step: its number, and what `TrainingTotals.update` takes."""
+        self._noted.append((step, loss.detach(), logits.detach(), labels))
+        if len(self._noted) >= 512:  # Nothing grows if nobody asks for the result.
+            self.add()
+
+    def drop(self) -> None:
+        """Forget the latest step, which was not taken."""
+        del self._noted[-1:]
+
+    def add(self) -> None:
+        """Add all to the totals."""
+        if self._noted:
+            _, losses, logits, labels = zip(*self._noted, strict=True)
+            sizes = torch.tensor([len(part) for part in labels])
+            mean = (torch.stack(losses).cpu().double() * sizes).sum() / sizes.sum()
+            self.totals.update(mean, torch.cat(logits), torch.cat([hard(part) for part in labels]))
         self._noted = []
-        super().reset()
+
+    def reset(self) -> None:
+        """Forget everything, also what the totals have."""
+        self._noted = []
+        self.totals.reset()
 
     def first_not_finite(self) -> tuple[int, float] | None:
         """Return step and value of the first loss that is not finite, or None.
@@ -103,37 +131,15 @@ class TrainingTotals(Metric):
         first = int((~losses.isfinite()).nonzero()[0])
         return self._noted[first][0], losses[first].item()
 
-    def sums(self) -> tuple[float, int, int]:
-        """Return summed loss, correct predictions and images of all processes."""
-        self._sum_up()
-        loss, correct, num_images = (
-            sum(sums) for sums in zip(*gather(self.totals.tolist()), strict=True)
-        )
-        return loss, int(correct), int(num_images)
-
-    def add_sums(self, sums: Sequence[float]) -> None:
-        """Add what `sums` has returned."""
-        self.totals = self.totals + torch.tensor(sums, dtype=torch.float64)
-
-    def _sum_up(self) -> None:
-        if not self._noted:
-            return
-        _, losses, logits, labels = zip(*self._noted, strict=True)
-        self._noted = []
-        self._update_count += 1
-        self._computed = None
-        sizes = torch.tensor([len(part) for part in labels])
-        loss = (torch.stack(losses).cpu().double() * sizes).sum()
-        predictions = torch.cat([part.argmax(dim=1) for part in logits])
-        correct = (predictions == torch.cat([hard(part) for part in labels])).sum().cpu()
-        self.totals = self.totals + torch.stack([loss, correct.double(), sizes.sum().double()])
-
 
 class Outputs(Metric):
     """All logits and labels of an evaluated set, in the order of its batches.
 
     Several processes are expected to take turns, as with `TurnsSampler`: what comes out is the same
     for any number of them.
+
+    Args:
+        once: Whether of images with the same place only one counts.
 
     Example:
         >>> outputs = Outputs()
@@ -143,59 +149,58 @@ class Outputs(Metric):
         (torch.float64, tensor([0, 1, 2]))
     """
 
-    full_state_update = False
+    full_state_update = True  # A batch's turn is its number among all.
     logits: list[Tensor]
     labels: list[Tensor]
     turns: list[Tensor]  # for each image, the number of its batch among those of all processes
 
-    def __init__(self) -> None:
+    def __init__(self, once: bool = False) -> None:
         super().__init__(dist_sync_fn=_gather_states)
+        self.once = once
         for name in ("logits", "labels", "turns"):
             self.add_state(name, [], dist_reduce_fx="cat")
-        self._noted: list[tuple[Tensor, Tensor]] = []
-        self._num_batches = 0
 
     @override
-    def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch: logits ``(N, C)``, labels ``(N,)`` or soft labels ``(N, C)``."""
-        self._noted.append((logits.detach(), labels))
+    def update(self, logits: Tensor, labels: Tensor, places: Tensor | None = None) -> None:
+        """Add a batch.
+
+        Args:
+            logits: ``(N, num_classes)``.
+            labels: Class numbers ``(N,)``, or soft labels ``(N, num_classes)``.
+            places: The images' places in their order, ``(N,)``. None: as the processes take turns.
+        """
+        if places is None:
+            is_several = dist.is_available() and dist.is_initialized()
+            rank, step = (dist.get_rank(), dist.get_world_size()) if is_several else (0, 1)
+            places = torch.full((len(labels),), len(self.turns) * step + rank)
+        # Copies: a hook may change what it has returned.
+        self.logits.append(logits.detach().clone())
+        self.labels.append(labels.clone())
+        self.turns.append(places)
 
     @override
     def compute(self) -> tuple[Tensor, Tensor]:
         """Return logits, float64, and labels of all processes, on the CPU."""
-        self._put_down()
         logits, labels, turns = (
-            torch.cat(state) if isinstance(state, list) else state
-            for state in (self.logits, self.labels, self.turns)
+            dim_zero_cat(state).cpu() for state in (self.logits, self.labels, self.turns)
         )
         order = turns.argsort(stable=True)
+        if self.once:
+            turns = turns[order]
+            order = order[torch.cat([turns[:1] == turns[:1], turns[1:] != turns[:-1]])]
         return logits[order].double(), labels[order]
 
     @override
-    def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Bring the states to the CPU, then synchronize."""
-        self._put_down()
-        super().sync(*args, **kwargs)
+    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
+        """Add the batches of another one behind one's own."""
+        state = incoming_state if isinstance(incoming_state, dict) else vars(incoming_state)
+        for logits, labels in zip(state["logits"], state["labels"], strict=True):
+            self.update(logits, labels)
 
-    @override
-    def reset(self) -> None:
-        """Forget everything."""
-        self._noted, self._num_batches = [], 0
-        super().reset()
-
-    def _put_down(self) -> None:
-        if not self._noted:
-            return
-        logits, labels = zip(*self._noted, strict=True)
-        self._noted = []
-        is_several = dist.is_available() and dist.is_initialized()
-        rank, step = (dist.get_rank(), dist.get_world_size()) if is_several else (0, 1)
-        sizes = torch.tensor([len(part) for part in labels])
-        batches = torch.arange(self._num_batches, self._num_batches + len(labels))
-        self._num_batches += len(labels)
-        self.logits.append(torch.cat(logits).cpu())
-        self.labels.append(torch.cat(labels).cpu())
-        self.turns.append((batches * step + rank).repeat_interleave(sizes))
+    def result(self) -> tuple[Tensor, Tensor]:
+        """Return what `compute` returns, also of a single image, whose dimension it loses."""
+        logits, labels = self.compute()
+        return logits, labels.reshape(len(logits), *labels.shape[1:])
 
 
 def hard(labels: Tensor) -> Tensor:

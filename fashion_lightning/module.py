@@ -20,7 +20,7 @@ from typing_extensions import Self, override
 from fashion_lightning.calibration import fit_temperature
 from fashion_lightning.checkpoints import check_weights, load_classifier
 from fashion_lightning.checks import expect
-from fashion_lightning.evaluation import Outputs, TrainingTotals, metrics
+from fashion_lightning.evaluation import Outputs, Steps, TrainingTotals, metrics
 from fashion_lightning.files import default_names
 from fashion_lightning.network import MLP, check_floating_point
 from fashion_lightning.pretrained import pretrained
@@ -41,8 +41,9 @@ class FashionMNISTClassifier(LightningModule):
     """Trains a network that maps images to logits, and predicts calibrated probabilities.
 
     Images are floats in [0, 1], as torchvision's ToTensor produces them. They are normalized here,
-    with constants that are stored in the checkpoint. Validation, test and predict compute in full
-    precision whatever the trainer's `precision`, so their numbers agree on every machine.
+    with constants that are stored in the checkpoint. Validation, test and predict compute in the
+    weights' own precision whatever mixed precision the trainer has, so their numbers agree on every
+    machine.
 
     Batches are ``(images, labels)``, with anything behind; or dicts or objects that have both under
     such names. Labels are class numbers ``(N,)``, or soft labels ``(N, num_classes)``, as those of
@@ -187,13 +188,13 @@ class FashionMNISTClassifier(LightningModule):
         self._compiled_logits: Callable[[Tensor], Tensor] | None = None  # while it trains
         # In checkpoints like buffers, but none: callbacks that average weights would average
         # buffers, too, while a temperature belongs to the weights that were validated.
-        self.mean = torch.tensor(mean)
-        self.std = torch.tensor(std)
-        self.temperature = torch.tensor(1.0)
-        # In a dict, which hides them: modules, but no part of the network.
-        self._totals = {"train": TrainingTotals()}
+        self.mean = torch.tensor(mean, device="cpu")
+        self.std = torch.tensor(std, device="cpu")
+        self.temperature = torch.tensor(1.0, device="cpu")
+        self._steps = Steps(TrainingTotals())  # of the running epoch
+        self._noted = False  # whether the running step is among them
         self._outputs = dict[tuple[str, int], Outputs]()  # by stage and number of the loader
-        self._run = RunState(self._totals["train"])
+        self._run = RunState(self._steps)
         self._schedule: Schedule | None = None  # of the running fit, if the optimizer is ours
         self._total_steps = math.inf  # of the running fit
 
@@ -320,7 +321,7 @@ class FashionMNISTClassifier(LightningModule):
 
     @override
     def configure_optimizers(self) -> Any:
-        """Return the optimizer and a schedule over the run's real number of steps."""
+        """Return the optimizer and its schedule, which `on_train_start` spreads over the run."""
         parameters = [weights for weights in self.parameters() if weights.requires_grad]
         optimizer: Optimizer
         if self.optimizer == "adamw":
@@ -343,9 +344,9 @@ class FashionMNISTClassifier(LightningModule):
         # PyTorch's fused optimizers offer to unscale 16-bit gradients themselves, and Lightning
         # would refuse to clip them for that. Without the offer, it unscales and clips.
         optimizer._step_supports_amp_scaling = False
-        self._schedule = Schedule(self.lr, self.warmup, self._planned_steps())
-        if self._schedule.total_steps == math.inf:  # A run without an end has no schedule.
-            return optimizer
+        # How many steps there are is asked when training begins, and not here: Lightning would load
+        # the training batches for it, and then forget where a run that is continued stands in them.
+        self._schedule = Schedule(self.lr, self.warmup, math.inf)
         schedule = LambdaLR(optimizer, self._schedule)
         return {
             "optimizer": optimizer,
@@ -373,7 +374,7 @@ class FashionMNISTClassifier(LightningModule):
         images, labels = images_and_labels(batch)
         logits = (self._compiled_logits or self.logits)(images).float()
         teacher = batch.get("teacher_logits") if isinstance(batch, Mapping) else None
-        trainer = self._running("training")
+        trainer = self._running("training_step")
         step = self.global_step if trainer else 0
         if teacher is not None:
             loss = distillation_loss(logits, teacher, self.teacher_temperature)
@@ -383,10 +384,8 @@ class FashionMNISTClassifier(LightningModule):
                 smoothing *= decay(step, self._total_steps, self.label_smoothing_power)
             loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
         if trainer:
-            totals = self._totals["train"]
-            if batch_idx == 0:
-                totals.reset()
-            totals.note(loss, logits, labels, step)
+            self._steps.note(step, loss, logits, labels)
+            self._noted = True
             # Logging every step would cost more than the step's arithmetic is worth watching.
             interval = trainer.log_every_n_steps  # type: ignore[attr-defined]
             if interval and (step + 1) % interval == 0:
@@ -402,15 +401,15 @@ class FashionMNISTClassifier(LightningModule):
 
         In a fit, which is about to calibrate them, they are the network's own.
         """
-        trainer = self._running("validating", "sanity_checking")
+        trainer = self._running("validation_step")
         fits = trainer is not None and trainer.state.fn == TrainerFn.FITTING
-        return self._evaluate(batch, batch_idx, "val", dataloader_idx, trainer, calibrated=not fits)
+        return self._evaluate(batch, "val", dataloader_idx, trainer, calibrated=not fits)
 
     @override
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Return the calibrated logits of a test batch, ``(N, num_classes)``."""
-        trainer = self._running("testing")
-        return self._evaluate(batch, batch_idx, "test", dataloader_idx, trainer)
+        trainer = self._running("test_step")
+        return self._evaluate(batch, "test", dataloader_idx, trainer)
 
     @override
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
@@ -433,12 +432,11 @@ class FashionMNISTClassifier(LightningModule):
     def _calibrated(self, images: Tensor) -> Tensor:
         """Return logits in full precision, divided by the temperature, in any mode."""
         with torch.autocast(images.device.type, enabled=False):
-            return self.logits(images).float() / self.temperature
+            return _full(self.logits(images)) / self.temperature
 
     def _evaluate(
         self,
         batch: Any,
-        batch_idx: int,
         stage: str,
         dataloader_idx: int,
         trainer: Trainer | None,
@@ -446,12 +444,9 @@ class FashionMNISTClassifier(LightningModule):
     ) -> Tensor:
         images, labels = images_and_labels(batch)
         with torch.autocast(images.device.type, enabled=False):
-            logits = self._calibrated(images) if calibrated else self.logits(images).float()
+            logits = self._calibrated(images) if calibrated else _full(self.logits(images))
         if trainer:
             # Metrics are computed once per epoch, from all its logits: exact, and nearly free.
-            if batch_idx == dataloader_idx == 0:  # What an interrupted evaluation has left.
-                for key in [key for key in self._outputs if key[0] == stage]:
-                    del self._outputs[key]
             self._outputs.setdefault((stage, dataloader_idx), Outputs()).update(logits, labels)
         return logits
 
@@ -460,10 +455,17 @@ class FashionMNISTClassifier(LightningModule):
         """How long the weights were trained, in all runs; kept in checkpoints."""
         return self._run.train_seconds
 
-    def _running(self, *stages: str) -> Trainer | None:
-        """Return the trainer that is now in one of these stages; None if somebody else calls."""
-        trainer = self._trainer
-        return trainer if trainer and any(getattr(trainer, name) for name in stages) else None
+    def _running(self, step: str) -> Trainer | None:
+        """Return the trainer, if it has called this step; None if somebody else did.
+
+        A callback, another module or a loop may call a step, too: what they see counts nowhere.
+        """
+        return self._trainer if self._current_fx_name == step else None
+
+    def _forget(self, stage: str) -> None:
+        """Forget what an interrupted evaluation may have left."""
+        for key in [key for key in self._outputs if key[0] == stage]:
+            del self._outputs[key]
 
     @override
     def on_fit_start(self) -> None:
@@ -486,8 +488,26 @@ class FashionMNISTClassifier(LightningModule):
         return steps if steps > 0 else math.inf
 
     @override
+    def on_train_epoch_start(self) -> None:
+        """Forget what an interrupted epoch may have left."""
+        self._steps.reset()
+
+    @override
+    def on_validation_epoch_start(self) -> None:
+        """Forget what an interrupted validation may have left."""
+        self._forget("val")
+
+    @override
+    def on_test_epoch_start(self) -> None:
+        """Forget what an interrupted test may have left."""
+        self._forget("test")
+
+    @override
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Keep the optimizer fast."""
+        """Forget a step that returned None, which Lightning skips; keep the optimizer fast."""
+        if self._noted and not outputs and self.automatic_optimization:
+            self._steps.drop()
+        self._noted = False
         if batch_idx % BATCHES_BETWEEN_FLUSHES == 0:
             flush_tiny_states(self.trainer.optimizers)
 
@@ -498,12 +518,12 @@ class FashionMNISTClassifier(LightningModule):
         Raises:
             FloatingPointError: If a loss was not finite.
         """
-        totals = self._totals["train"]
         self._run.check_loss(self)
-        loss, correct, num_images = totals.sums()
+        self._steps.add()
+        loss, correct, num_images = self._steps.totals.sums()
         values = {"loss": loss, "acc": correct} if num_images else {}
         # Now, and not only when the next epoch starts: the checkpoint of this one comes in between.
-        totals.reset()
+        self._steps.reset()
         for name, value in values.items():
             self._log_total(f"train_{name}", value / num_images, prog_bar=True)
 
@@ -515,12 +535,13 @@ class FashionMNISTClassifier(LightningModule):
     @override
     def on_validation_epoch_end(self) -> None:
         """In a fit, find the temperature; log the metrics of the validation images."""
-        trainer = self.trainer
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+        trainer = self._trainer
+        fits = trainer is not None and trainer.state.fn == TrainerFn.FITTING
+        if trainer and fits and not trainer.sanity_checking:
             first = self._outputs.get(("val", 0))
             if first is not None:
-                self.temperature.fill_(fit_temperature(*first.compute()))
-        self._log_evaluation("val", uncalibrated=trainer.state.fn == TrainerFn.FITTING)
+                self.temperature.fill_(fit_temperature(*first.result()))
+        self._log_evaluation("val", uncalibrated=fits)
 
     @override
     def on_test_epoch_end(self) -> None:
@@ -530,7 +551,7 @@ class FashionMNISTClassifier(LightningModule):
     def _log_evaluation(self, stage: str, uncalibrated: bool = False) -> None:
         loaders = {index: key for key in self._outputs if key[0] == stage for index in key[1:]}
         for index, key in sorted(loaders.items()):
-            logits, labels = self._outputs.pop(key).compute()
+            logits, labels = self._outputs.pop(key).result()
             if uncalibrated:
                 logits = logits / self.temperature.double()
             for name, value in metrics(logits, labels).items():
@@ -624,3 +645,8 @@ class FashionMNISTClassifier(LightningModule):
             if not {"dynamic_shapes", "dynamic_axes"} & {*kwargs}:
                 kwargs["dynamic_shapes"] = ({0: "N"},)
         return super().to_onnx(file_path, input_sample, **kwargs)
+
+
+def _full(logits: Tensor) -> Tensor:
+    """Return logits in 32 bits, or in 64 if they have so many."""
+    return logits if logits.dtype == torch.float64 else logits.float()

@@ -80,8 +80,8 @@ class Photos(Dataset[Tensor]):
         >>> loader = DataLoader(Photos([]), batch_size=10, collate_fn=collate_photos)
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = list(paths)
+    def __init__(self, paths: Sequence[str | Path]) -> None:
+        self.paths = [Path(path) for path in paths]
 
     def __len__(self) -> int:
         """Return the number of files."""

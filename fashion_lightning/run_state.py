@@ -12,21 +12,21 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from fashion_lightning.evaluation import TrainingTotals
+from fashion_lightning.evaluation import Steps
 
 
 class RunState:
     """The state of a module's running fit, in checkpoints under keys of its own.
 
     Args:
-        totals: What the running epoch has summed up.
+        steps: Those of the running epoch.
 
     Attributes:
         train_seconds: How long the weights were trained, in all runs.
     """
 
-    def __init__(self, totals: TrainingTotals) -> None:
-        self.totals = totals
+    def __init__(self, steps: Steps) -> None:
+        self.steps = steps
         self.train_seconds = 0.0
         self._began: float | None = None  # when it would have been without interruption
         self._rng_states: dict[str, Tensor] = {}  # to be restored
@@ -52,7 +52,7 @@ class RunState:
         Raises:
             FloatingPointError: Says at which step the first one was.
         """
-        found = self.totals.first_not_finite()
+        found = self.steps.first_not_finite()
         if found:
             step, loss = found
             raise _diverged(module, f"The loss is {loss}", step)
@@ -72,7 +72,8 @@ class RunState:
         if self._began is not None and trainer.training:
             self.train_seconds = time.monotonic() - self._began
         checkpoint["train_seconds"] = self.train_seconds
-        checkpoint["train_sums"] = self.totals.sums()
+        self.steps.add()
+        checkpoint["train_sums"] = self.steps.totals.sums()
         # Every process draws the same numbers, from the same seed: one's state serves all.
         checkpoint["rng_states"] = {"cpu": torch.get_rng_state()}
         if module.device.type == "cuda":
@@ -84,9 +85,9 @@ class RunState:
         trainer = module._trainer
         if trainer and trainer.state.fn == TrainerFn.FITTING:
             self._rng_states = checkpoint.get("rng_states", {})
-            self.totals.reset()
+            self.steps.reset()
             if trainer.global_rank == 0:  # The sums are those of all processes.
-                self.totals.add_sums(checkpoint.get("train_sums", (0.0, 0, 0)))
+                self.steps.totals.add_sums(checkpoint.get("train_sums", (0.0, 0, 0)))
 
 
 def learning_rates(trainer: Trainer) -> list[float]:

@@ -27,4 +27,7 @@ class StopSignals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
+        others: Any = self._previous.get(number)
         self.ignore()
+        if isinstance(getattr(others, "__self__", None), StopSignals):
+            others(number, frame)  # Who listened before also wants to know.

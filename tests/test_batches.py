@@ -185,21 +185,6 @@ def test_processes_share_the_batches_of_one(world_size: int, trains: bool) -> No
         assert shares == dealt
 
 
-@pytest.mark.parametrize(("batch_size", "world_size"), [(25, 2), (25, 3), (50, 7), (103, 2)])
-def test_padded_processes_have_equally_many_batches(batch_size: int, world_size: int) -> None:
-    shares = [
-        [
-            labels.tolist()
-            for _, labels in evaluation(batch_size, pad=True, rank=r, num_replicas=world_size)
-        ]
-        for r in range(world_size)
-    ]
-    assert len({len(share) for share in shares}) == 1
-    in_turns = [number for turn in zip(*shares, strict=True) for batch in turn for number in batch]
-    assert in_turns[:103] == LABELS.tolist()
-    assert {*in_turns[103:]} <= {*LABELS.tolist()}
-
-
 def test_a_process_without_a_batch_gets_an_empty_one() -> None:
     loader = evaluation(60, rank=2, num_replicas=3)
     ((images, labels),) = list(loader)
@@ -260,8 +245,15 @@ def test_the_data_set_is_one_of_images_to_everybody_else() -> None:
         image, label = dataset[index]
         assert torch.equal(image, FLOAT_IMAGES[index])
         assert label == LABELS[index]
-    with pytest.raises(IndexError):
-        dataset[-104]
+    for outside in (103, -104):
+        with pytest.raises(IndexError):
+            dataset[outside]
+    for several in ([3, -1], torch.tensor([3, -1]), slice(3, 103, 99)):
+        images, labels = dataset[several]
+        assert torch.equal(images, FLOAT_IMAGES[[3, -1]])
+        assert labels.tolist() == [3, 102]
+    ((images, _),) = DataLoader(Subset(dataset, [-1]), 4)
+    assert torch.equal(images, FLOAT_IMAGES[-1:])
     others: list[Any] = [
         dataset,
         Subset(dataset, range(100)),
@@ -385,4 +377,4 @@ def test_samples_that_are_no_tensors_are_refused_in_one_sentence() -> None:
     with pytest.raises(ValueError, match=r"Expected the samples .* `transform=.*ToTensor\(\)`"):
         next(iter(DataLoader(Pictures(), 2, collate_fn=collate)))
     with pytest.raises(ValueError, match=r"begin with an image tensor .* but got Image"):
-        AugmentedDataset(Pictures(), Augmentation(True, 0))[5]
+        AugmentedDataset(Pictures(), Augmentation(True, 0)).__getitems__([5])

@@ -1,12 +1,14 @@
 """The reported numbers against scikit-learn, and the calibration error against its definition."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from sklearn import metrics as sklearn
 from torch import Tensor
 
-from fashion_lightning.evaluation import Outputs, TrainingTotals, hard, metrics, per_class
+from fashion_lightning.evaluation import Outputs, Steps, TrainingTotals, hard, metrics, per_class
 
 
 @pytest.fixture
@@ -76,27 +78,77 @@ def test_soft_labels_count_by_their_largest_and_in_the_loss_as_they_are(
     assert torch.equal(hard(soft), labels)
 
 
-def test_training_totals_are_those_of_all_batches_however_many() -> None:
-    totals = TrainingTotals()
+def test_training_totals_are_those_of_all_steps_however_many() -> None:
+    steps, whole = Steps(TrainingTotals()), TrainingTotals()
     losses, sizes, correct = torch.rand(1300), torch.randint(1, 9, (1300,)), 0
     for number, (loss, size) in enumerate(zip(losses, sizes.tolist(), strict=True)):
         logits, labels = torch.rand(size, 10), torch.randint(10, (size,))
-        totals.update(loss, logits, labels, number)
+        steps.note(number, loss, logits, labels)
+        whole.update(loss, logits, labels)
         correct += int((logits.argmax(1) == labels).sum())
         if number == 700:  # A run that is interrupted here.
-            sums, totals = totals.sums(), TrainingTotals()
-            totals.add_sums(sums)
-    values = totals.compute()
-    assert values["loss"] == pytest.approx(float(losses.double() @ sizes.double() / sizes.sum()))
-    assert values["acc"] == correct / int(sizes.sum())
-    # Nothing grows while nobody asks: what was noted is summed up now and then.
-    assert len(totals._noted) < 1000
+            steps.add()
+            sums, steps = steps.totals.sums(), Steps(TrainingTotals())
+            steps.totals.add_sums(sums)
+    steps.note(1300, torch.tensor(100.0), torch.rand(2, 10), torch.arange(2))
+    steps.drop()
+    assert len(steps._noted) < 600  # Nothing grows while nobody asks.
+    steps.add()
+    expected = {
+        "loss": pytest.approx(float(losses.double() @ sizes.double() / sizes.sum())),
+        "acc": correct / int(sizes.sum()),
+    }
+    assert steps.totals.compute() == whole.compute() == expected
 
 
 def test_the_first_loss_that_is_not_finite_is_found() -> None:
-    totals = TrainingTotals()
+    steps = Steps(TrainingTotals())
     for step, loss in enumerate((1.0, 2.0, float("inf"), float("nan"))):
-        totals.update(torch.tensor(loss), torch.rand(2, 10), torch.arange(2), step)
-    assert totals.first_not_finite() == (2, float("inf"))
-    totals.reset()
-    assert totals.first_not_finite() is None
+        steps.note(step, torch.tensor(loss), torch.rand(2, 10), torch.arange(2))
+    assert steps.first_not_finite() == (2, float("inf"))
+    steps.reset()
+    assert steps.first_not_finite() is None
+
+
+@pytest.mark.parametrize("kind", [TrainingTotals, Outputs])
+def test_metrics_are_metrics(kind: type[Any]) -> None:
+    """What torchmetrics documents: forward, merging, saving, and values that are never stale."""
+    parts: list[tuple[Tensor, ...]] = [
+        (torch.rand(n, 10), torch.randint(10, (n,))) for n in (4, 3, 5)
+    ]
+    if kind is TrainingTotals:
+        parts = [(torch.rand(()), *part) for part in parts]
+
+    def equal(first: Any, second: Any) -> bool:
+        if isinstance(first, dict):
+            return first == second
+        return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+    whole = kind()
+    for part in parts:
+        whole.update(*part)
+    forward, first, second, saved, again = (kind() for _ in range(5))
+    for part in parts[:2]:
+        value = forward(*part)
+        alone = kind()
+        alone.update(*part)
+        assert equal(value, alone.compute())
+        forward.compute()
+    forward.update(*parts[2])
+    assert equal(forward.compute(), whole.compute())
+
+    saved.persistent(True)
+    for part in parts[:2]:
+        saved.update(*part)
+    again.persistent(True)
+    again.load_state_dict(saved.state_dict())
+    again.update(*parts[2])
+    assert equal(again.compute(), whole.compute())
+
+    first.update(*parts[0])
+    second.update(*parts[1])
+    first.merge_state(second)
+    both = kind()
+    for part in parts[:2]:
+        both.update(*part)
+    assert equal(first.compute(), both.compute())

@@ -7,15 +7,18 @@ import signal
 import warnings
 from pathlib import Path
 from typing import Any
+from weakref import proxy
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
+    EarlyStopping,
     ModelCheckpoint,
+    ProgressBar,
     StochasticWeightAveraging,
-    WeightAveraging,
+    Timer,
 )
 from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
@@ -23,6 +26,7 @@ from typing_extensions import override
 from fashion_lightning.atomic import replacing
 from fashion_lightning.checkpoint_io import AtomicCheckpointIO
 from fashion_lightning.checks import expect
+from fashion_lightning.module import FashionMNISTClassifier
 from fashion_lightning.signals import StopSignals
 
 
@@ -78,6 +82,7 @@ class BestAndLast(ModelCheckpoint):
             "an int >= 1",
             every_n_train_steps,
         )
+        self._trains = False
         super().__init__(
             dirpath,
             filename="best",
@@ -89,8 +94,19 @@ class BestAndLast(ModelCheckpoint):
         )
         self.every_n_train_steps = every_n_train_steps
         self._signals = StopSignals()
-        self._stopping = False
+        self._stopping = self._trains = self._has_best = False
         self._is_due = False  # The latest validation was the best, and is not saved yet.
+
+    @property
+    def best_model_path(self) -> str:
+        """Path of the best checkpoint; before a fit, of that which is in the folder."""
+        path = self._path("best")
+        there = self.dirpath and not self._trains and self._fs.exists(path)
+        return self._best_model_path or (path if there else "")
+
+    @best_model_path.setter
+    def best_model_path(self, path: str) -> None:
+        self._best_model_path = path
 
     @property
     @override
@@ -106,8 +122,7 @@ class BestAndLast(ModelCheckpoint):
         with warnings.catch_warnings():  # These files are meant to be replaced.
             warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
             super().setup(trainer, pl_module, stage)
-        self._is_due = False
-        self._has_best = trainer.strategy.broadcast(Path(self._path("best")).is_file())
+        self._is_due, self._trains = False, stage == "fit"
 
     def _path(self, name: str) -> str:
         return os.path.join(self.dirpath or "", f"{name}{self.FILE_EXTENSION}")  # noqa: PTH118 (URLs, too)
@@ -123,8 +138,20 @@ class BestAndLast(ModelCheckpoint):
         }
 
     @override
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Look whether the best of the run that is continued is here, and not another's."""
+        path = self._path("best")
+        beside = os.path.dirname(str(trainer.ckpt_path)) or "."  # noqa: PTH120 (URLs, too)
+        if "://" not in path:
+            beside = os.path.realpath(beside)
+        has_best = beside == self.dirpath and self._fs.exists(path)
+        self._has_best = trainer.strategy.broadcast(has_best)
+
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue; in a folder without ``best.ckpt``, the next validation is the best."""
+        """Continue; in a folder without its ``best.ckpt``, the next validation is the best."""
         # Version 0.1.0 called it `best_score`, infinite before the first validation.
         score = state_dict.get("best_model_score", state_dict.get("best_score"))
         if self._has_best and score is not None and math.isfinite(score):
@@ -198,10 +225,9 @@ class BestAndLast(ModelCheckpoint):
         if score.isnan() or (best is not None and not is_better(self.current_score, best)):
             return
         self._note_best(self.current_score)
-        # After an epoch's last batch, weights that are no averages stay as they are until
+        # After an epoch's last batch, weights that nobody changes stay as they are until
         # `on_train_epoch_end`. Then the epoch is complete, and one file serves as best and last.
-        averages = any(isinstance(each, WeightAveraging) for each in trainer.callbacks)  # type: ignore[attr-defined]
-        self._is_due = trainer.is_last_batch and not averages
+        self._is_due = trainer.is_last_batch and not _may_change(trainer, pl_module)
         if not self._is_due:
             self._save_checkpoint(trainer, self.best_model_path)
 
@@ -211,12 +237,11 @@ class BestAndLast(ModelCheckpoint):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         if self._is_due or self.best_model_score is None:  # The latter: never validated.
-            self._is_due = False
-            self.best_model_path = self._path("best")
+            self._is_due, self.best_model_path = False, self._path("best")
             # This one first: killed in between, the run continues from the epoch before and comes
             # here again. The other way round, the best epoch would be lost.
-            self._save_checkpoint(trainer, self.best_model_path)
-            self._save_last(trainer, is_best=True)
+            trainer.save_checkpoint(self.best_model_path, self.save_weights_only)
+            self._name_last(trainer)
         else:
             self._save_last(trainer)
         self._stopping = self._received(trainer)
@@ -240,23 +265,37 @@ class BestAndLast(ModelCheckpoint):
         self.best_model_path = self.kth_best_model_path = path
         self.best_k_models = {path: score}
 
-    def _save_last(self, trainer: Trainer, is_best: bool = False) -> None:
-        """Write ``last.ckpt``, or give what was just written as the best a second name."""
-        self.last_model_path = path = self._path(self.CHECKPOINT_NAME_LAST)
+    def _save_last(self, trainer: Trainer) -> None:
+        self.last_model_path = self._path(self.CHECKPOINT_NAME_LAST)
+        self._save_checkpoint(trainer, self.last_model_path)
+
+    def _name_last(self, trainer: Trainer) -> None:
+        """Give what was just written as the best a second name, then tell the loggers of both."""
+        best, last = Path(self.best_model_path), Path(self._path(self.CHECKPOINT_NAME_LAST))
         # Other plugins may write later, elsewhere, or a folder.
         links = type(trainer.strategy.checkpoint_io) in (AtomicCheckpointIO, TorchCheckpointIO)
-        if is_best and links and trainer.strategy.broadcast(Path(self.best_model_path).is_file()):
-            if trainer.is_global_zero:
-                _link(Path(self.best_model_path), Path(path))
-            trainer.strategy.barrier("BestAndLast")
-        else:
-            self._save_checkpoint(trainer, path)
+        links = links and "://" not in self.best_model_path
+        if not trainer.strategy.broadcast(links and best.is_file()):
+            self._save_last(trainer)
+            return
+        self.last_model_path = self._last_checkpoint_saved = str(last)
+        self._last_global_step_saved = trainer.global_step
+        if trainer.is_global_zero:
+            _link(best, last)
+            for logger in trainer.loggers:
+                logger.after_save_checkpoint(proxy(self))
+        trainer.strategy.barrier("BestAndLast")
 
     @override
     def _find_last_checkpoints(self, trainer: Trainer) -> set[str]:
         # Lightning asks this for `ckpt_path="last"`. If there is none, it would go on with whatever
         # weights the module has.
         found = super()._find_last_checkpoints(trainer)
+        others = [
+            each for each in trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint)
+        ]
+        for other in others:
+            found = found or ModelCheckpoint._find_last_checkpoints(other, trainer)
         if not found and trainer.state.fn != TrainerFn.FITTING:
             raise FileNotFoundError(
                 'Expected a checkpoint for `ckpt_path="last"`, but there is no last.ckpt in '
@@ -276,6 +315,17 @@ class BestAndLast(ModelCheckpoint):
             # A process that got no signal itself stops because of another's.
             number = self._signals.received or signal.SIGTERM
             raise Interrupted(128 + number, Path(self.last_model_path))
+
+
+def _may_change(trainer: Trainer, pl_module: LightningModule) -> bool:
+    """Tell whether somebody may change, or average, weights after the last batch of an epoch."""
+    harmless = (ModelCheckpoint, EarlyStopping, ProgressBar, Timer)
+    own = (LightningModule.on_train_epoch_end, FashionMNISTClassifier.on_train_epoch_end)
+    return type(pl_module).on_train_epoch_end not in own or any(
+        type(callback).on_train_epoch_end is not Callback.on_train_epoch_end
+        and not isinstance(callback, harmless)
+        for callback in trainer.callbacks  # type: ignore[attr-defined]
+    )
 
 
 def _link(file: Path, name: Path) -> None:

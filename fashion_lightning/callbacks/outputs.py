@@ -18,13 +18,24 @@ def run_folder(trainer: Trainer) -> Path:
     It is the logger's folder of this run, also with loggers whose `log_dir` is that of all runs
     (such as those of wandb and MLflow): where `ModelCheckpoint` makes its folder, too.
     """
-    log_dir = trainer.log_dir  # All processes must ask for it.
+    log_dir, root = trainer.log_dir, trainer.default_root_dir  # All processes must ask for it.
     logger = trainer.loggers[0] if trainer.loggers else None
     if logger is not None and not isinstance(logger, CSVLogger | TensorBoardLogger):
         version = "" if logger.version is None else logger.version
         version = version if isinstance(version, str) else f"version_{version}"
-        log_dir = os.path.join(log_dir or "", str(logger.name or ""), version)  # noqa: PTH118 (URLs, too)
-    return Path(trainer.strategy.broadcast(log_dir) or trainer.default_root_dir)
+        log_dir = os.path.join(log_dir or root, str(logger.name or ""), version)  # noqa: PTH118 (URLs, too)
+    return local(trainer.strategy.broadcast(log_dir) or root)
+
+
+def local(path: str | Path) -> Path:
+    """Return a path of this machine.
+
+    Raises:
+        ValueError: If it is an address on another one.
+    """
+    if "://" in str(path):
+        raise ValueError(f"Expected a folder or file of this machine, but got {path}.")
+    return Path(path)
 
 
 def names_of_classes(module: LightningModule, num_classes: int) -> Sequence[str]:

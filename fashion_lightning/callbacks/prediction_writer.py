@@ -10,11 +10,17 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
+from torch.utils.data import RandomSampler
 from typing_extensions import override
 
 from fashion_lightning.atomic import replacing
 from fashion_lightning.batches import NO_IMAGE
-from fashion_lightning.callbacks.outputs import check_probabilities, names_of_classes, run_folder
+from fashion_lightning.callbacks.outputs import (
+    check_probabilities,
+    local,
+    names_of_classes,
+    run_folder,
+)
 from fashion_lightning.evaluation import gather, hard
 from fashion_lightning.tables import Columns, Table, merge_tables, open_table, require_parquet
 from fashion_lightning.training import images_and_labels
@@ -65,7 +71,7 @@ class PredictionWriter(BasePredictionWriter):
         if stage != "predict":
             return
         # Both are the same for every process, and `log_dir` must be asked for by all of them.
-        path = Path(self.path or run_folder(trainer) / "predictions.csv")
+        path = local(self.path or run_folder(trainer) / "predictions.csv")
         if path.is_dir() or (path.exists() and not self.overwrite):
             raise FileExistsError(
                 f"Expected `path` to be a new file, but {path} exists; `overwrite` replaces files."
@@ -82,8 +88,7 @@ class PredictionWriter(BasePredictionWriter):
         """Open this process's part."""
         self._file.parent.mkdir(parents=True, exist_ok=True)
         self._part = open_table(self._parts[trainer.global_rank], self._file.suffix)
-        loaders = trainer.predict_dataloaders
-        self._next = [0] * (len(loaders) if isinstance(loaders, list | tuple) else 1)
+        self._next = [0] * len(trainer.num_predict_batches)
         self._keys = ("dataloader_idx", "index") if len(self._next) > 1 else ("index",)
         self._is_sorted = True
         self.problems = {}
@@ -111,8 +116,8 @@ class PredictionWriter(BasePredictionWriter):
         else:
             rows = len(prediction)
             columns["index"] = self._indices(trainer, batch_indices, rows, dataloader_idx)
-            labels = _labels(batch)
-            if labels is not None and labels.shape == prediction.shape[:1]:
+            labels = _labels(batch, prediction.shape[1])
+            if labels is not None:
                 columns["target"] = labels.cpu()
         confidences, labels = prediction.cpu().max(dim=1)
         names = names_of_classes(pl_module, prediction.shape[1])
@@ -128,11 +133,11 @@ class PredictionWriter(BasePredictionWriter):
     ) -> Tensor:
         """Return which images of the data set a batch holds."""
         known = [index for index in batch_indices or () if index != NO_IMAGE]
-        if len(known) != rows:  # Lightning knows none of a loader without a sampler.
-            if trainer.world_size > 1:
+        if len(known) != rows:  # Lightning knows none of a loader without a batch sampler.
+            if trainer.world_size > 1 or not _is_in_order(trainer, loader):
                 raise ValueError(
-                    "Expected a predict loader with a sampler, which says which images each of the "
-                    f"{trainer.world_size} processes has had, but got one without."
+                    "Expected a predict loader with a batch sampler, which says which images "
+                    "come in which batch, or one that serves them in order, but got one without."
                 )
             known = [*range(self._next[loader], self._next[loader] + rows)]
         ascends = all(a < b for a, b in zip([self._next[loader] - 1, *known], known, strict=False))
@@ -173,9 +178,19 @@ class PredictionWriter(BasePredictionWriter):
         rank_zero_info(f"Predictions: {self._file}")
 
 
-def _labels(batch: Any) -> Tensor | None:
-    """Return the class numbers of a batch, if it has some."""
+def _labels(batch: Any, num_classes: int) -> Tensor | None:
+    """Return the class numbers of a batch, if its second part can be such."""
     try:
-        return hard(images_and_labels(batch)[1])
+        labels = hard(images_and_labels(batch)[1])
     except ValueError:
         return None
+    is_integral = not labels.is_floating_point() and labels.dtype != torch.bool
+    return labels if is_integral and bool(((labels >= 0) & (labels < num_classes)).all()) else None
+
+
+def _is_in_order(trainer: Trainer, index: int) -> bool:
+    """Tell whether nothing says that a loader serves its images in another order than theirs."""
+    loaders: Any = trainer.predict_dataloaders
+    loaders = [*loaders.values()] if isinstance(loaders, dict) else loaders
+    sampler = getattr(loaders[index] if isinstance(loaders, list) else loaders, "sampler", None)
+    return not isinstance(getattr(sampler, "sampler", sampler), RandomSampler)

@@ -3,18 +3,21 @@
 import json
 import platform
 import re
+from collections.abc import Iterator
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.utils.data import DistributedSampler
 from typing_extensions import override
 
 from fashion_lightning.atomic import replacing
 from fashion_lightning.batches import TurnsSampler
-from fashion_lightning.callbacks.outputs import names_of_classes, run_folder
+from fashion_lightning.callbacks.outputs import local, names_of_classes, run_folder
 from fashion_lightning.evaluation import Outputs, gather, hard, metrics, per_class
 from fashion_lightning.training import images_and_labels
 
@@ -55,11 +58,12 @@ class ReportWriter(Callback):
         self._outputs: dict[int, Outputs] = {}  # by loader
         # Images, labels, predictions, confidences of the worst mistakes of each batch, by loader.
         self._mistakes: dict[int, list[tuple[Tensor, ...]]] = {}
+        self._places: dict[int, Iterator[int] | None] = {}  # of the images to come, by loader
 
     @override
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget what an interrupted test may have left."""
-        self._outputs, self._mistakes = {}, {}
+        self._outputs, self._mistakes, self._places = {}, {}, {}
 
     @override
     def on_test_batch_end(
@@ -79,8 +83,13 @@ class ReportWriter(Callback):
                 "Expected `test_step` to return logits (N, num_classes), of which `ReportWriter` "
                 f"makes its report, but got {got}."
             )
+        if dataloader_idx not in self._outputs:
+            self._places[dataloader_idx] = known = _places(trainer, dataloader_idx)
+            self._outputs[dataloader_idx] = Outputs(once=known is not None)
+        known = self._places[dataloader_idx]
+        places = None if known is None else torch.tensor([*islice(known, len(labels))])
+        self._outputs[dataloader_idx].update(outputs, labels, places)
         labels = hard(labels)
-        self._outputs.setdefault(dataloader_idx, Outputs()).update(outputs, labels)
         confidences, predictions = outputs.softmax(dim=1).max(dim=1)
         wrong = (predictions != labels).nonzero().squeeze(1)
         wrong = wrong[confidences[wrong].argsort(descending=True)[:_MISTAKES]]
@@ -93,26 +102,28 @@ class ReportWriter(Callback):
         """Write the numbers, the figures and the page: the table is shown before."""
         if stage != "test":
             return
-        root = Path(self.dirpath or run_folder(trainer))
+        root = local(self.dirpath or run_folder(trainer))
         outputs, self._outputs = self._outputs, {}
         for index in sorted(outputs):
             folder = root / "report" / (f"dataloader_idx_{index}" if len(outputs) > 1 else "")
-            logits, labels = outputs[index].compute()
+            logits, labels = outputs[index].result()
             shares = gather(self._mistakes.pop(index))
-            num_images = _num_images(trainer, index)
             if trainer.is_global_zero:
-                logits, labels = logits[:num_images], labels[:num_images]
                 mistakes = [batch for share in shares for batch in share]
                 _write(trainer, pl_module, root, folder, logits, labels, mistakes)
 
 
-def _num_images(trainer: Trainer, index: int) -> int | None:
-    """Return how many images there are, if the last batches repeat some; None if all count."""
+def _places(trainer: Trainer, index: int) -> Iterator[int] | None:
+    """Return which images of its data set this process gets; None if the processes take turns.
+
+    PyTorch's `DistributedSampler` deals out single images, the last of which repeat the first.
+    """
     loaders: Any = trainer.test_dataloaders
     loader = loaders[index] if isinstance(loaders, list) else loaders
     sampler = getattr(loader, "sampler", None)
-    pads = isinstance(sampler, TurnsSampler) and sampler.pad
-    return len(loader.dataset) if pads else None
+    if isinstance(sampler, DistributedSampler) and not isinstance(sampler, TurnsSampler):
+        return iter(sampler)
+    return None
 
 
 def _write(
