@@ -260,10 +260,10 @@ class AugmentedDataset(Dataset[Any]):
 
 def _checked(index: Any, dataset: ImageDataset | AugmentedDataset) -> int:
     """Return an index, counted from the beginning, or raise an IndexError."""
-    index = operator.index(index)
+    index = int(operator.index(index))
     if not -len(dataset) <= index < len(dataset):
         raise IndexError(f"Expected an index below {len(dataset)}, but got {index}.")
-    return index + len(dataset) if index < 0 else index
+    return int(index) + (len(dataset) if index < 0 else 0)
 
 
 def in_memory(dataset: Any) -> tuple[Tensor, ...] | None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
@@ -181,18 +181,22 @@ def test_a_high_score_can_be_the_best(tmp_path: Path) -> None:
 
 
 def test_it_is_a_model_checkpoint_to_loggers(tmp_path: Path) -> None:
-    seen = []
+    seen: list[tuple[str, float]] = []
+    ages: list[bool] = []
 
     class Uploads(CSVLogger):
         def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
             callback = checkpoint_callback
-            assert Path(callback.best_model_path).is_file()
+            paths = (callback.best_model_path, callback.last_model_path)
+            assert all(Path(path).is_file() for path in paths)
+            ages.append(weight(Path(callback.last_model_path)) == 10 * (len(seen) + 1))
             seen.append((Path(callback.last_model_path).name, float(callback.best_model_score)))  # type: ignore[arg-type]
 
     losses = [0.5, 0.3, 0.4]
     ours = BestAndLast()
     train(Scored(losses), ours, max_epochs=3, logger=Uploads(tmp_path, name="x", version="y"))
     assert [score for _, score in seen] == pytest.approx([0.5, 0.3, 0.3])
+    assert ages == [True, True, True]  # What is uploaded as the last is the last.
     assert ours.best_model_path == str(tmp_path / "x" / "y" / "checkpoints" / "best.ckpt")
     assert ours.current_score == pytest.approx(0.4)
     assert isinstance(ours, ModelCheckpoint)
@@ -257,3 +261,44 @@ def test_a_run_of_version_0_1_0_continues(tmp_path: Path) -> None:
     data = DataLoader(TensorDataset(torch.zeros(10, 1)))
     trainer.fit(Scored([0.4]), data, LOADER, ckpt_path=tmp_path / "old.ckpt", weights_only=True)
     assert (weight(tmp_path / "best.ckpt"), weight(tmp_path / "last.ckpt")) == (20, 30)
+
+
+def test_weights_that_somebody_changes_after_their_validation(tmp_path: Path) -> None:
+    class Change(Callback):
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+            pl_module.weight.data += 1000
+
+    train(Scored([0.5]), BestAndLast(tmp_path), Change())
+    assert (weight(tmp_path / "best.ckpt"), weight(tmp_path / "last.ckpt")) == (10, 1010)
+
+
+def test_the_best_of_another_run_is_not_taken_for_ones_own(tmp_path: Path) -> None:
+    train(Scored([0.3]), BestAndLast(tmp_path / "a"))
+    train(Scored([0.1]), BestAndLast(tmp_path / "b"), max_steps=3)
+    ours = BestAndLast(tmp_path / "b")
+    trainer = Trainer(
+        max_epochs=2, callbacks=[ours], logger=False, enable_progress_bar=False, accelerator="cpu"
+    )
+    data = DataLoader(TensorDataset(torch.zeros(10, 1)))
+    last = tmp_path / "a" / "last.ckpt"
+    trainer.fit(Scored([0.4]), data, LOADER, ckpt_path=last, weights_only=True)
+    assert weight(tmp_path / "b" / "best.ckpt") == 20
+    assert ours.best_model_score == pytest.approx(0.4)
+
+
+def test_a_folder_on_another_machine(tmp_path: Path) -> None:
+    for epochs, losses in ((1, [0.3]), (3, [0.9, 0.8])):
+        trainer = Trainer(
+            max_epochs=epochs,
+            callbacks=[BestAndLast("memory://run")],
+            plugins=[AtomicCheckpointIO()],
+            logger=False,
+            enable_progress_bar=False,
+            accelerator="cpu",
+        )
+        data = DataLoader(TensorDataset(torch.zeros(10, 1)))
+        last = "memory://run/last.ckpt" if epochs > 1 else None
+        trainer.fit(Scored(losses), data, LOADER, ckpt_path=last, weights_only=True)
+    (tested,) = trainer.test(dataloaders=LOADER, ckpt_path="best", verbose=False, weights_only=True)
+    assert tested["weight"] == 10
+    assert not Path("memory:").exists()

@@ -121,7 +121,7 @@ def test_metrics_are_metrics(kind: type[Any]) -> None:
 
     def equal(first: Any, second: Any) -> bool:
         if isinstance(first, dict):
-            return first == second
+            return bool(first == second)
         return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
     whole = kind()

@@ -12,12 +12,13 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from lightning.fabric import Fabric
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     EarlyStopping,
     EMAWeightAveraging,
     LearningRateFinder,
+    OnExceptionCheckpoint,
 )
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor, nn
@@ -123,11 +124,8 @@ class NoOptimizer(FashionMNISTClassifier):
     "kind",
     [Weighted, Skipping, NoneAtAll, OwnValidation, Manual, TwoOptimizers, NoOptimizer],
 )
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_own_steps_and_optimizers(
-    kind: type[FashionMNISTClassifier], precision: Any, data: Any
-) -> None:
-    theirs = trainer(max_epochs=2, log_every_n_steps=1, precision=precision)
+def test_own_steps_and_optimizers(kind: type[FashionMNISTClassifier], data: Any) -> None:
+    theirs = trainer(max_epochs=2, log_every_n_steps=1, precision="bf16-mixed")
     theirs.fit(kind(), data())
     logged = theirs.callback_metrics
     assert logged["val_loss"].isfinite()
@@ -207,6 +205,87 @@ def test_fabric(data: Any) -> None:
     assert not torch.equal(*orders)
     val = fabric.setup_dataloaders(datamodule.val_dataloader())
     assert sum(len(labels) for _, labels in val) == 5000
+
+
+def test_what_others_call_a_step_for_counts_nowhere(data: Any) -> None:
+    """A callback may look at a batch, and a step may have numbers of its own."""
+
+    class Look(Callback):
+        def on_validation_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+            pl_module.validation_step((IMAGES, LABELS), 0)
+
+        def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+            pl_module.training_step((IMAGES, LABELS), 0)
+
+    class Unnumbered(FashionMNISTClassifier):
+        def training_step(self, batch: Any) -> Any:  # type: ignore[override]
+            return super().training_step(batch, 0)
+
+        def validation_step(self, batch: Any) -> Any:  # type: ignore[override]
+            return super().validation_step(batch, 0)
+
+    outcomes = []
+    for kind, callbacks in (
+        (FashionMNISTClassifier, []),
+        (FashionMNISTClassifier, [Look()]),
+        (Unnumbered, []),
+    ):
+        torch.manual_seed(0)
+        classifier, theirs = kind(), trainer(callbacks=callbacks, log_every_n_steps=1)
+        theirs.fit(classifier, data())
+        outcomes.append((theirs.callback_metrics, classifier.temperature.item()))
+    assert outcomes[0] == outcomes[1] == outcomes[2]
+
+
+def test_a_module_around_ours(data: Any) -> None:
+    class Outer(LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = FashionMNISTClassifier()
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return self.inner.training_step(batch, batch_idx)
+
+        def validation_step(self, batch: Any, batch_idx: int) -> Any:
+            self.inner.validation_step(batch, batch_idx)
+
+        def configure_optimizers(self) -> Any:
+            return self.inner.configure_optimizers()
+
+    theirs = trainer(log_every_n_steps=1)
+    theirs.fit(Outer(), data())
+    assert theirs.global_step == 4
+
+
+def test_a_step_that_is_skipped_is_not_logged() -> None:
+    class Careful(FashionMNISTClassifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = super().training_step(batch, batch_idx)
+            return loss if loss.isfinite() else None
+
+    images = IMAGES.clone()
+    images[30:] = torch.nan  # the last of four batches
+    theirs = trainer()
+    theirs.fit(Careful(), loader(images, LABELS), loader())
+    assert theirs.callback_metrics["train_loss"].isfinite()
+
+
+def test_the_optimizer_by_hand() -> None:
+    made = FashionMNISTClassifier().configure_optimizers()
+    rates = []
+    for _ in range(3):
+        rates.append(made["optimizer"].param_groups[0]["lr"])
+        made["optimizer"].step()
+        made["lr_scheduler"]["scheduler"].step()
+    assert rates == [2.5e-3] * 3  # No trainer has said how long the run is.
+
+
+def test_constants_stand_when_weights_come_later() -> None:
+    trained = FashionMNISTClassifier.from_pretrained("mlp")
+    with torch.device("meta"):
+        empty = FashionMNISTClassifier()
+    empty.load_state_dict(trained.state_dict(), assign=True)
+    assert torch.equal(empty.eval()(IMAGES), trained(IMAGES))
 
 
 # Batches of their own.
@@ -318,10 +397,9 @@ def test_several_of_our_loaders_at_once(data: Any) -> None:
         assert torch.equal(batch["a"][1], batch["b"][1])
 
 
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_workers_load_the_same(num_workers: int, data: Any) -> None:
+def test_workers_load_the_same(data: Any) -> None:
     batches = []
-    for workers in (0, num_workers):
+    for workers in (0, 1):
         torch.manual_seed(0)
         datamodule = data(num_workers=workers, shift=1, batch_size=11_000)
         datamodule.prepare_data()
@@ -359,8 +437,7 @@ class Foreign(FashionMNISTDataModule):
         self.val_set = [(i[None] / 255, int(y)) for i, y in zip(*self.val_set.tensors)]  # noqa: B905
 
 
-@pytest.mark.parametrize("kind", [Floats, Subsets, Foreign])
-@pytest.mark.parametrize("shift", [0, 1])
+@pytest.mark.parametrize(("kind", "shift"), [(Floats, 0), (Subsets, 0), (Floats, 1), (Foreign, 1)])
 def test_other_data_sets_of_the_same_images_train_alike(
     kind: type[FashionMNISTDataModule], shift: int, data: Any
 ) -> None:
@@ -544,8 +621,9 @@ def test_weights_are_plain_contiguous_tensors(network: nn.Module, data: Any) -> 
 @pytest.mark.filterwarnings("ignore:.torch.jit.*deprecated")
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.filterwarnings("ignore:.LightningModule.to_torchscript. has been deprecated")
-@pytest.mark.parametrize("flip_averaging", [False, True])
-@pytest.mark.parametrize("network", [MLP(), ConvNet(channels=2)])
+@pytest.mark.parametrize(
+    ("network", "flip_averaging"), [(MLP(), False), (ConvNet(channels=2), True)]
+)
 def test_pytorch_exports_the_module_itself(
     network: nn.Module, flip_averaging: bool, tmp_path: Path
 ) -> None:
@@ -710,6 +788,44 @@ def test_a_run_on_foreign_loaders_continues(tmp_path: Path) -> None:
         )
     assert theirs.global_step == 8
     assert theirs.callback_metrics["train_acc"] >= 0
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_a_run_goes_on_inside_an_epoch(by_hand: bool, tmp_path: Path, data: Any) -> None:
+    """Also with our loader in other hands, and after an error in the middle of a step."""
+
+    class Broken(Callback):
+        def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+            if trainer.global_step == 6 and breaks:
+                raise RuntimeError("power is out")
+
+    def fit(**more: Any) -> list[Tensor]:
+        torch.manual_seed(3)
+        classifier, datamodule = FashionMNISTClassifier(MLP(hidden_features=8)), data(shift=1)
+        checkpoints = [OnExceptionCheckpoint(tmp_path)] if breaks else []
+        theirs = trainer(
+            max_epochs=2,
+            limit_train_batches=None,
+            callbacks=[Broken(), *checkpoints],
+            enable_checkpointing=breaks,
+        )
+        batches: Any = {"datamodule": datamodule}
+        if by_hand:
+            datamodule.prepare_data()
+            datamodule.setup("fit")
+            batches = {"train_dataloaders": datamodule.train_dataloader()}
+            batches["val_dataloaders"] = datamodule.val_dataloader()
+        theirs.fit(classifier, **batches, **more)
+        return [*classifier.parameters()]
+
+    breaks = False
+    whole = fit()
+    breaks = True
+    with pytest.raises(RuntimeError, match="power"):
+        fit()
+    breaks = False
+    again = fit(ckpt_path=tmp_path / "on_exception.ckpt", weights_only=True)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(whole, again, strict=True))
 
 
 def test_a_file_that_somebody_trusts_is_read(tmp_path: Path, data: Any) -> None:

@@ -160,6 +160,7 @@ IN_A_SCRIPT: list[tuple[Any, dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("callback", "options"), IN_A_SCRIPT)
 @pytest.mark.filterwarnings("ignore")
 def test_callbacks_in_a_script(

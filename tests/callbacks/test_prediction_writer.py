@@ -7,7 +7,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from fashion_lightning import (
     CLASSES,
@@ -80,6 +80,7 @@ def test_rows_of_two_loaders_can_be_told_apart(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     loaders = [DataLoader(TensorDataset(IMAGES[:n]), batch_size=5) for n in (7, 12)]
     predict(tmp_path, PredictionWriter(path), loaders)
+    predict(tmp_path, PredictionWriter(path, overwrite=True), dict(zip("ab", loaders, strict=True)))
     rows = [
         (row["dataloader_idx"], row["index"])
         for row in csv.DictReader(path.read_text().splitlines())
@@ -142,3 +143,18 @@ def test_what_is_no_probability_is_refused_and_leaves_nothing(
     with pytest.raises(ValueError, match=f"`predict_step` to return probabilities .* {got}"):
         trainer.predict(Foreign(outputs), loader)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore:Couldn't infer the batch indices")
+def test_an_order_that_nobody_knows_is_refused(tmp_path: Path) -> None:
+    dataset = TensorDataset(IMAGES)
+    batches = BatchSampler(RandomSampler(dataset), 6, drop_last=False)
+    loader = DataLoader(dataset, sampler=batches, batch_size=None)
+    with pytest.raises(ValueError, match="Expected a predict loader with a batch sampler"):
+        predict(tmp_path, PredictionWriter(tmp_path / "table.csv"), loader)
+
+
+def test_numbers_that_are_no_classes_are_no_targets(tmp_path: Path) -> None:
+    loader = DataLoader(TensorDataset(IMAGES, 1000 + LABELS), batch_size=5)
+    predict(tmp_path, PredictionWriter(tmp_path / "table.csv"), loader)
+    assert "target" not in (tmp_path / "table.csv").read_text().splitlines()[0]
