@@ -109,8 +109,8 @@ def kill_and_continue(
 @pytest.mark.parametrize(
     ("moment", "count", "delay"),
     [
-        ("download", 1, 0.02),
-        ("unpack", 2, 0.0),
+        pytest.param("download", 1, 0.02, marks=pytest.mark.long),
+        pytest.param("unpack", 2, 0.0, marks=pytest.mark.long),
         ("training step", STEPS + 8, 0.0),
         ("checkpoint write", 4, 0.001),
         ("validation", 15, 0.0),
@@ -174,7 +174,7 @@ def test_runs_that_are_killed_again_and_again(
     ("signum", "moment", "count", "step"),
     [
         (signal.SIGINT, "training step", 3, 3),
-        (signal.SIGTERM, "training step", STEPS + 7, STEPS + 7),
+        pytest.param(signal.SIGTERM, "training step", STEPS + 7, STEPS + 7, marks=pytest.mark.long),
         (signal.SIGTERM, "validation", 7, STEPS),
         (signal.SIGINT, "validation", 20 * EPOCHS, EPOCHS * STEPS),
     ],
@@ -232,7 +232,8 @@ def test_a_loss_that_is_not_finite_ends_training_and_spares_the_checkpoint(
         assert all(math.isfinite(float(loss)) for loss in losses)
 
 
-@pytest.mark.parametrize("save", [3, 4])  # inside an epoch, and at its end
+# Inside an epoch, and at its end.
+@pytest.mark.parametrize("save", [pytest.param(3, marks=pytest.mark.long), 4])
 def test_a_full_disk_spares_the_checkpoints(
     save: int, tmp_path: Path, data_dir: Path, uninterrupted: Any
 ) -> None:
