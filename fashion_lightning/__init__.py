@@ -2,8 +2,8 @@
 
 from importlib.metadata import version
 
+from fashion_lightning.data.files import CLASSES
 from fashion_lightning.datamodule import FashionMNISTDataModule
-from fashion_lightning.files import CLASSES
 from fashion_lightning.module import FashionMNISTClassifier
 from fashion_lightning.network import MLP, ConvNet
 

@@ -15,8 +15,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
 from typing_extensions import override
 
-from fashion_lightning import files
-from fashion_lightning.batches import (
+from fashion_lightning.arguments import expect
+from fashion_lightning.checkpoints.reading import SPLIT
+from fashion_lightning.data import files
+from fashion_lightning.data.batches import (
     Augmentation,
     AugmentedDataset,
     ImageDataset,
@@ -26,8 +28,6 @@ from fashion_lightning.batches import (
     collate,
     in_memory,
 )
-from fashion_lightning.checkpoints import SPLIT
-from fashion_lightning.checks import expect
 from fashion_lightning.module import FashionMNISTClassifier
 from fashion_lightning.teacher import teacher_logits
 
@@ -290,7 +290,10 @@ class FashionMNISTDataModule(LightningDataModule):
         """Serve the official test images, or the photographs that were named."""
         if not self._photos:
             return self._loader(self.test_set, self.eval_batch_size)
-        from fashion_lightning.photos import Photos, collate_photos  # Most runs need no PIL.
+        from fashion_lightning.photos.conversion import (  # Most runs need no PIL.
+            Photos,
+            collate_photos,
+        )
 
         photos = Photos(self._photos)
         options = {**self._loading(0), "collate_fn": collate_photos}
@@ -408,6 +411,6 @@ class FashionMNISTDataModule(LightningDataModule):
 def _find_images(path: str | Path | None) -> list[Path]:
     if path is None:
         return []
-    from fashion_lightning.photos import find_images  # Most runs need no PIL.
+    from fashion_lightning.photos.conversion import find_images  # Most runs need no PIL.
 
     return find_images(path)

@@ -17,22 +17,22 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import Self, override
 
-from fashion_lightning.calibration import fit_temperature
-from fashion_lightning.checkpoints import check_weights, load_classifier
-from fashion_lightning.checks import expect
-from fashion_lightning.evaluation import Outputs, Steps, TrainingTotals, metrics
-from fashion_lightning.files import default_names
+from fashion_lightning.arguments import expect
+from fashion_lightning.checkpoints.pretrained import weights_file
+from fashion_lightning.checkpoints.reading import check_weights, load_classifier
+from fashion_lightning.checkpoints.run_state import RunState, learning_rates
+from fashion_lightning.data.files import default_names
 from fashion_lightning.network import MLP, check_floating_point
-from fashion_lightning.pretrained import pretrained
-from fashion_lightning.process import BATCHES_BETWEEN_FLUSHES, flush_tiny_states, tune_process
-from fashion_lightning.run_state import RunState, learning_rates
-from fashion_lightning.training import (
+from fashion_lightning.speed import BATCHES_BETWEEN_FLUSHES, flush_tiny_states, tune_process
+from fashion_lightning.training.calibration import fit_temperature
+from fashion_lightning.training.losses import (
     Schedule,
     decay,
     distillation_loss,
     images_and_labels,
     images_of,
 )
+from fashion_lightning.training.metrics import Outputs, Steps, TrainingTotals, metrics
 
 _CONSTANTS = ("mean", "std", "temperature")  # in checkpoints, among the weights
 
@@ -254,7 +254,7 @@ class FashionMNISTClassifier(LightningModule):
             >>> classifier = FashionMNISTClassifier.from_pretrained("mlp")
             >>> probs = classifier(torch.zeros(1, 28, 28)).softmax(dim=1)
         """
-        return cls.load_from_checkpoint(pretrained(name), **kwargs).eval()
+        return cls.load_from_checkpoint(weights_file(name), **kwargs).eval()
 
     @override
     def __setattr__(self, name: str, value: Any) -> None:

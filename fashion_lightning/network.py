@@ -5,7 +5,7 @@ from math import isqrt
 import torch
 from torch import Tensor, nn
 
-from fashion_lightning.checks import expect
+from fashion_lightning.arguments import expect
 
 
 def check_floating_point(images: Tensor) -> None:

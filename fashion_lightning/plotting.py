@@ -22,7 +22,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 from torchmetrics.utilities.plot import plot_confusion_matrix
 
-from fashion_lightning.files import CLASSES
+from fashion_lightning.data.files import CLASSES
 
 # Of Okabe and Ito's palette: colour-blind readers tell these two apart, and so does grey print.
 _BLUE, _ORANGE = "#0072B2", "#D55E00"

@@ -11,8 +11,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from fashion_lightning.arguments import expect
 from fashion_lightning.atomic import replacing
-from fashion_lightning.checks import expect
 
 _METRICS = ("test_acc", "test_loss", "test_f1", "test_ece")
 _PER_CLASS = ("precision", "recall", "f1")

@@ -11,10 +11,10 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from fashion_lightning.batches import Augmentation, views
-from fashion_lightning.checks import expect
+from fashion_lightning.arguments import expect
+from fashion_lightning.checkpoints.pretrained import resolve
+from fashion_lightning.data.batches import Augmentation, views
 from fashion_lightning.module import FashionMNISTClassifier
-from fashion_lightning.pretrained import resolve
 
 _BATCH_SIZE = 500
 _latest: tuple[Any, Tensor] | None = None  # What was asked last, and the answers.

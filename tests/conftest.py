@@ -2,35 +2,14 @@
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
-from multiprocessing import get_context
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from torch import Tensor, nn
+from support import REPOSITORY, Command
 
-from fashion_lightning import files
-from fashion_lightning.command import main
-
-REPOSITORY = Path(__file__).parent.parent
-# Where processes of a test's own come from, at once: what they import is there already.
-FORKS = get_context("forkserver")
-FORKS.set_forkserver_preload(["fashion_lightning.command"])
-
-
-class NeuralNetwork(nn.Module):
-    """The network as somebody has it who followed PyTorch's tutorial."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.flatten = nn.Flatten()
-        self.linear_relu_stack = nn.Sequential(
-            nn.Linear(28 * 28, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.linear_relu_stack(self.flatten(x))
-        return logits
+from fashion_lightning.cli.main import main
+from fashion_lightning.data import files
 
 
 @pytest.fixture(scope="session")
@@ -54,9 +33,6 @@ def said(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]
     logger.addHandler(caplog.handler)
     yield caplog
     logger.removeHandler(caplog.handler)
-
-
-Command = Callable[..., None]
 
 
 @pytest.fixture(scope="session")

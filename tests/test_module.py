@@ -15,7 +15,7 @@ from torch._dynamo.utils import counters
 from torch.utils.data import DataLoader, TensorDataset
 
 from fashion_lightning import MLP, ConvNet, FashionMNISTClassifier, FashionMNISTDataModule
-from fashion_lightning.training import distillation_loss, lr_factor
+from fashion_lightning.training.losses import distillation_loss, lr_factor
 
 
 def quiet_trainer(folder: Path, **arguments: Any) -> pl.Trainer:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import NeuralNetwork
+from support import NeuralNetwork
 from torch import nn
 
 from fashion_lightning import MLP, ConvNet

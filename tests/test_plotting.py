@@ -14,7 +14,8 @@ from matplotlib.text import Text
 from PIL import Image
 from torch import Tensor
 
-from fashion_lightning import CLASSES, files, plotting
+from fashion_lightning import CLASSES, plotting
+from fashion_lightning.data import files
 
 
 @pytest.fixture(autouse=True)

@@ -8,21 +8,16 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from conftest import REPOSITORY
 from PIL import Image
+from support import REPOSITORY
 
-from fashion_lightning import (
-    datamodule,
-    export,
-    files,
-    module,
-    network,
-    photos,
-    plotting,
-    report,
-    seeds,
-)
-from fashion_lightning.command import main
+from fashion_lightning import datamodule, module, network, plotting, seeds
+from fashion_lightning.cli.main import main
+from fashion_lightning.data import files
+from fashion_lightning.export import formats
+from fashion_lightning.photos import conversion
+from fashion_lightning.report import page
+from fashion_lightning.training import metrics
 
 README = (REPOSITORY / "README.md").read_text()
 SHORT = (
@@ -67,14 +62,14 @@ def test_every_command_and_every_program_runs(
 
 
 @pytest.mark.parametrize(
-    "module", [network, module, datamodule, export, photos, plotting, report, seeds]
+    "part", [network, module, datamodule, formats, conversion, plotting, page, seeds, metrics]
 )
 def test_the_examples_in_the_docstrings(
-    module: ModuleType, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    part: ModuleType, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").symlink_to(data_dir)
-    results = doctest.testmod(module)
+    results = doctest.testmod(part)
     assert results.attempted > 0
     assert results.failed == 0
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Command
-from interruptions import run as run_command
 from matplotlib.text import Text
 from PIL import Image
 from scipy import stats
+from support import Command
+from support.interruptions import run as run_command
 
 from fashion_lightning import CLASSES
 from fashion_lightning.plotting import seeds as draw

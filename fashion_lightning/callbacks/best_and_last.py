@@ -23,11 +23,11 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
+from fashion_lightning.arguments import expect
 from fashion_lightning.atomic import replacing
-from fashion_lightning.checkpoint_io import AtomicCheckpointIO
-from fashion_lightning.checks import expect
+from fashion_lightning.callbacks.signals import StopSignals
+from fashion_lightning.checkpoints.atomic_io import AtomicCheckpointIO
 from fashion_lightning.module import FashionMNISTClassifier
-from fashion_lightning.signals import StopSignals
 
 
 class Interrupted(SystemExit):

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor
 
-from fashion_lightning.files import default_names
+from fashion_lightning.data.files import default_names
 
 
 def run_folder(trainer: Trainer) -> Path:

@@ -14,16 +14,22 @@ from torch.utils.data import RandomSampler
 from typing_extensions import override
 
 from fashion_lightning.atomic import replacing
-from fashion_lightning.batches import NO_IMAGE
 from fashion_lightning.callbacks.outputs import (
     check_probabilities,
     local,
     names_of_classes,
     run_folder,
 )
-from fashion_lightning.evaluation import gather, hard
-from fashion_lightning.tables import Columns, Table, merge_tables, open_table, require_parquet
-from fashion_lightning.training import images_and_labels
+from fashion_lightning.callbacks.prediction_table import (
+    Columns,
+    Table,
+    merge_tables,
+    open_table,
+    require_parquet,
+)
+from fashion_lightning.data.batches import NO_IMAGE
+from fashion_lightning.training.losses import images_and_labels
+from fashion_lightning.training.metrics import gather, hard
 
 
 class PredictionWriter(BasePredictionWriter):

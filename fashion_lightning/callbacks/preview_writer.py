@@ -68,7 +68,9 @@ class PreviewWriter(BasePredictionWriter):
         """Draw it. The first process has the first photographs."""
         if not (trainer.is_global_zero and self._paths):
             return
-        from fashion_lightning.photos import read_picture  # Nobody else needs PIL and matplotlib.
+        from fashion_lightning.photos.conversion import (
+            read_picture,  # Nobody else needs PIL and matplotlib.
+        )
         from fashion_lightning.plotting import png, preview
 
         pictures = [read_picture(path) for path in self._paths]

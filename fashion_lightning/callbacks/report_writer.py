@@ -16,10 +16,10 @@ from torch.utils.data import DistributedSampler
 from typing_extensions import override
 
 from fashion_lightning.atomic import replacing
-from fashion_lightning.batches import TurnsSampler
 from fashion_lightning.callbacks.outputs import local, names_of_classes, run_folder
-from fashion_lightning.evaluation import Outputs, gather, hard, metrics, per_class
-from fashion_lightning.training import images_and_labels
+from fashion_lightning.data.batches import TurnsSampler
+from fashion_lightning.training.losses import images_and_labels
+from fashion_lightning.training.metrics import Outputs, gather, hard, metrics, per_class
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -137,7 +137,7 @@ def _write(
 ) -> None:
     """Write the report of one test set."""
     from fashion_lightning.plotting import png  # Only this needs matplotlib, which is slow.
-    from fashion_lightning.report import render
+    from fashion_lightning.report.page import render
 
     report = _numbers(trainer, pl_module, logits, labels)
     with replacing(folder / "metrics.json") as new:
@@ -205,7 +205,7 @@ def _figures(
 ) -> "dict[str, Figure]":
     """Draw what a test and the run before it have to show."""
     from fashion_lightning import plotting
-    from fashion_lightning.report import read_curves
+    from fashion_lightning.report.page import read_curves
 
     candidates = [torch.cat(parts) for parts in zip(*mistakes, strict=True)]
     order = candidates[3].argsort(descending=True)[:_MISTAKES]

@@ -23,6 +23,7 @@ and asks the same network, and with one that finds these floats made.
 
 import argparse
 import contextlib
+import importlib
 import logging
 import os
 import platform
@@ -49,10 +50,12 @@ from torchmetrics.classification import MulticlassAccuracy
 from torchvision.datasets import FashionMNIST
 from torchvision.transforms import ToTensor
 
-from fashion_lightning import MLP, FashionMNISTClassifier, FashionMNISTDataModule, command
+from fashion_lightning import MLP, FashionMNISTClassifier, FashionMNISTDataModule
 from fashion_lightning.callbacks import PredictionWriter, ReportWriter, SteadyProgressBar
-from fashion_lightning.cli import multiplies_bf16
-from fashion_lightning.process import tune_process
+from fashion_lightning.cli.app import multiplies_bf16
+from fashion_lightning.speed import tune_process
+
+command = importlib.import_module("fashion_lightning.cli.main")
 
 DEVICE = (torch.accelerator.is_available() and torch.accelerator.current_accelerator()) or (
     torch.device("cpu")

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fashion_lightning import FashionMNISTClassifier, FashionMNISTDataModule, files
+from fashion_lightning import FashionMNISTClassifier, FashionMNISTDataModule
 from fashion_lightning.callbacks import PredictionWriter, PreviewWriter
+from fashion_lightning.data import files
 
 
 def save(folder: Path, name: str, image: torch.Tensor) -> Path:

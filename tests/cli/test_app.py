@@ -1,0 +1,385 @@
+"""The command, with its real config files, on the real data."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from base64 import b64encode
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn import metrics as sklearn
+from support import REPOSITORY, Command, NeuralNetwork
+
+from fashion_lightning import FashionMNISTClassifier, __version__
+from fashion_lightning.cli.main import main
+from fashion_lightning.data import files
+
+SHORT = (
+    *("--trainer.max_epochs", "1", "--trainer.limit_train_batches", "3"),
+    *("--trainer.log_every_n_steps", "1"),
+)
+CONFIGS = REPOSITORY / "configs"
+# Drawing the report of a test takes longer than such a run.
+UNTESTED = (*SHORT, "--trainer.limit_val_batches", "1", "--test_after_fit", "false")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder in which the command is called."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_runs_folder_holds_everything(trained: Path) -> None:
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    assert config["trainer"]["max_epochs"] == 2
+    assert config["model"]["lr"] == 0.0025
+    rows = list(csv.DictReader((trained / "metrics.csv").read_text().splitlines()))
+    columns = {
+        "train_loss",
+        "train_acc",
+        "val_loss",
+        "val_acc",
+        "test_loss",
+        "test_acc",
+        "lr",
+    }
+    for column in columns:
+        assert any(row[column] for row in rows), column
+    assert {path.name for path in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert (trained / "report" / "metrics.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_checkpoints_hold_plain_values(trained: Path, name: str) -> None:
+    path = trained / "checkpoints" / f"{name}.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    network = checkpoint["hyper_parameters"]["network"]
+    assert network["class_path"] in ("fashion_lightning.MLP", "fashion_lightning.network.MLP")
+    assert FashionMNISTClassifier.load_from_checkpoint(path).lr == 0.0025
+
+
+def test_a_new_process_tests_with_the_same_numbers(trained: Path, data_dir: Path) -> None:
+    report = trained / "report" / "metrics.json"
+    before = json.loads(report.read_text())
+    report.unlink()
+    root = trained.parent.parent
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "fashion_lightning", "test", "--ckpt_path", "best"),
+            *("--trainer.default_root_dir", str(root), "--data.data_dir", str(data_dir)),
+        ],
+        check=True,
+        cwd=root,
+    )
+    assert json.loads(report.read_text()) == before
+    assert before["test_acc"] > 0.8
+    assert before["num_images"] == 10_000
+    assert Path(before["checkpoint"]).name == "best.ckpt"
+
+
+def test_the_prediction_table_gives_the_reports_numbers(trained: Path, command: Command) -> None:
+    root = str(trained.parent.parent)
+    command("predict", "--ckpt_path", "best", "--trainer.default_root_dir", root)
+    rows = list(csv.DictReader((trained / "predictions.csv").read_text().splitlines()))
+    report = json.loads((trained / "report" / "metrics.json").read_text())
+    assert [int(row["index"]) for row in rows] == list(range(10_000))
+    targets = [int(row["target"]) for row in rows]
+    predictions = [int(row["prediction"]) for row in rows]
+    probs = np.array([[float(row[f"prob_{label}"]) for label in range(10)] for row in rows])
+    assert report["test_acc"] == pytest.approx(sklearn.accuracy_score(targets, predictions))
+    assert np.allclose(probs.sum(axis=1), 1, atol=1e-6)
+    loss = sklearn.log_loss(targets, probs / probs.sum(axis=1, keepdims=True))
+    assert report["test_loss"] == pytest.approx(loss, abs=1e-6)
+    assert report["confusion_matrix"] == sklearn.confusion_matrix(targets, predictions).tolist()
+    assert report["per_class"]["Ankle boot"]["support"] == 1000
+
+    # Before the temperature: from the probabilities alone, since a softmax forgets only a constant.
+    powers = probs ** report["temperature"]
+    before = powers / powers.sum(axis=1, keepdims=True)
+    assert report["uncalibrated"]["test_loss"] == pytest.approx(
+        sklearn.log_loss(targets, before), abs=1e-6
+    )
+    for table, name in ((before, report["uncalibrated"]["test_ece"]), (probs, report["test_ece"])):
+        assert name == pytest.approx(expected_calibration_error(table, targets), abs=1e-4)
+
+
+def expected_calibration_error(probs: NDArray[np.float64], targets: list[int]) -> float:
+    """The definition of Guo et al. 2017, equation 3, with 15 bins of equal width."""
+    confidences, right = probs.max(axis=1), probs.argmax(axis=1) == targets
+    bins = np.minimum((confidences * 15).astype(int), 14)
+    gaps = [abs(right[bins == b].sum() - confidences[bins == b].sum()) for b in range(15)]
+    return float(sum(gaps) / len(targets))
+
+
+def test_every_test_leaves_its_figures_and_one_page_with_all_of_them(trained: Path) -> None:
+    names = ("confusion_matrix", "learning_curves", "mistakes", "reliability_diagram")
+    page = (trained / "report" / "report.html").read_text()
+    for name in names:
+        content = (trained / "report" / f"{name}.png").read_bytes()
+        assert b64encode(content).decode() in page
+    report = json.loads((trained / "report" / "metrics.json").read_text())
+    assert f"{100 * report['test_acc']:.2f}" in page
+    assert "horizontal_flip: 0.15" in page  # of config.yaml
+    assert torch.__version__.partition("+")[0] in page
+
+
+def test_an_export_that_cannot_be_is_refused_in_one_sentence(
+    command: Command, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command("fit", "--model.network", "fashion_lightning.ConvNet", *UNTESTED)
+    before = sorted(here.rglob("*"))
+    with pytest.raises(SystemExit) as error:
+        command("export", "--ckpt_path", "best", "--format", "tutorial")
+    assert error.value.code == 2
+    assert "Expected `network` to be the tutorial's" in capsys.readouterr().err
+    assert sorted(here.rglob("*")) == before
+
+
+def test_predictions_are_not_overwritten_unless_told_so(
+    trained: Path, command: Command, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("predict", "--ckpt_path", str(trained / "checkpoints" / "last.ckpt"))
+    (here / "mine.csv").write_text("mine")
+    with pytest.raises(SystemExit) as error:
+        command(*arguments, "--predictions.path", "mine.csv")
+    assert error.value.code == 2
+    assert "mine.csv exists" in capsys.readouterr().err
+    assert (here / "mine.csv").read_text() == "mine"
+    command(*arguments, "--predictions.path", "mine.csv", "--predictions.overwrite", "true")
+    assert len((here / "mine.csv").read_text().splitlines()) == 10_001
+
+
+def test_photographs_get_answers_and_broken_ones_exit_code_1(
+    trained: Path, here: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, _ = files.load(data_dir, train=False)
+    (here / "shop").mkdir()
+    for number in (2, 10):
+        Image.fromarray(images[number].numpy()).save(here / "shop" / f"{number}.png")
+    words = ["predict", "--ckpt_path", str(trained / "checkpoints" / "best.ckpt")]
+    words += ["--data.images", "shop", "--predictions.path", "out/table.parquet"]
+    main([*words, "--data.preview", "preview.png"])
+    table = pq.read_table("out/table.parquet").to_pylist()
+    assert [row["path"] for row in table] == ["shop/2.png", "shop/10.png"]
+    with Image.open("preview.png") as preview:
+        assert preview.format == "PNG"
+    (here / "shop" / "3.jpg").write_bytes(b"")
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as error:
+        main([*words, "--predictions.overwrite", "true"])
+    assert error.value.code == 1
+    assert "shop/3.jpg: " in capsys.readouterr().err
+    assert pq.read_table("out/table.parquet").column("index").to_pylist() == [0, 2]
+
+
+def test_export_puts_the_file_into_the_runs_folder(
+    trained: Path, command: Command, said: pytest.LogCaptureFixture
+) -> None:
+    arguments = ("--ckpt_path", "best", "--format", "tutorial")
+    command("export", *arguments, "--trainer.default_root_dir", str(trained.parent.parent))
+    assert "10,000 of 10,000" in said.text
+    network = NeuralNetwork()
+    network.load_state_dict(torch.load(trained / "model.pth", weights_only=True))
+
+
+def test_validate(trained: Path, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    command("validate", "--ckpt_path", str(trained / "checkpoints" / "best.ckpt"))
+    assert "val_acc" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("config", sorted(path.name for path in CONFIGS.glob("*.yaml")))
+def test_every_config_trains(config: str, command: Command, here: Path) -> None:
+    # Asking the teacher takes minutes; one that is quicker, and fewer questions, do here.
+    teacher = ("--data.teacher", "pretrained:mlp", "--data.shift", "0")
+    more = teacher if "teacher:" in (CONFIGS / config).read_text() else ()
+    small = ("--data.batch_size", "50", "--data.eval_batch_size", "50")
+    command("fit", "--config", str(CONFIGS / config), *UNTESTED, *small, *more)
+    assert (here / "lightning_logs" / "version_0" / "checkpoints" / "best.ckpt").is_file()
+
+
+def test_a_second_fit_gets_its_own_folder(command: Command, here: Path) -> None:
+    command("fit", *UNTESTED)
+    first = here / "lightning_logs" / "version_0"
+    before = {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
+    command("fit", *UNTESTED, "--seed_everything", "1")
+    assert before == {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
+    assert (here / "lightning_logs" / "version_1" / "checkpoints" / "best.ckpt").is_file()
+
+
+def test_last_is_the_last_epoch_and_best_the_one_of_the_lowest_val_loss(
+    command: Command, here: Path
+) -> None:
+    climb = ("--optimizer", "SGD", "--optimizer.lr", "0.01", "--optimizer.maximize", "true")
+    command("fit", *UNTESTED, "--trainer.max_epochs", "3", *climb)
+    run = here / "lightning_logs" / "version_0"
+    rows = csv.DictReader((run / "metrics.csv").read_text().splitlines())
+    losses = [float(row["val_loss"]) for row in rows if row["val_loss"]]
+    assert losses == sorted(losses)  # the optimizer makes it worse: the first epoch is the best
+    best, last = (
+        torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)["epoch"]
+        for name in ("best", "last")
+    )
+    assert (best, last) == (0, 2)
+
+
+def test_fit_without_logger(command: Command, here: Path) -> None:
+    expected = {"checkpoints", "config.yaml"}
+    for number, (words, more) in enumerate(((SHORT, {"report"}), (UNTESTED, set()))):
+        command("fit", *words, "--trainer.logger", "false")
+        run = here / "lightning_logs" / f"version_{number}"
+        assert {path.name for path in run.iterdir()} == expected | more
+
+
+def test_fit_without_validation_images(command: Command, here: Path) -> None:
+    command("fit", *SHORT, "--data.val_size", "0")
+    report = here / "lightning_logs" / "version_0" / "report" / "metrics.json"
+    assert json.loads(report.read_text())["num_images"] == 10_000
+
+
+def test_callbacks_of_the_user_join_ours(command: Command, here: Path) -> None:
+    command(
+        *("fit", *SHORT, "--trainer.callbacks+=RichProgressBar"),
+        *("--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.dirpath=theirs"),
+    )
+    assert len(list((here / "theirs").glob("*.ckpt"))) == 1
+    report = json.loads((here / "lightning_logs/version_0/report/metrics.json").read_text())
+    assert report["checkpoint"].endswith("version_0/checkpoints/best.ckpt")
+
+
+def test_fast_dev_run_leaves_nothing(command: Command, here: Path) -> None:
+    command("fit", "--trainer.fast_dev_run", "true")
+    assert list(here.iterdir()) == []
+
+
+def test_the_test_at_the_end_can_be_turned_off(command: Command, here: Path) -> None:
+    command("fit", *UNTESTED)
+    assert not (here / "lightning_logs" / "version_0" / "report").exists()
+
+
+def test_overfitting_a_few_batches(command: Command, here: Path) -> None:
+    """These few it learns by heart, which shuffled ones it could not."""
+    command(
+        *("fit", "--trainer.max_epochs", "40", "--trainer.overfit_batches", "2"),
+        *("--data.batch_size", "20", "--trainer.limit_val_batches", "0"),
+        *("--test_after_fit", "false"),
+    )
+    text = (here / "lightning_logs" / "version_0" / "metrics.csv").read_text()
+    accuracies = [row["train_acc"] for row in csv.DictReader(text.splitlines())]
+    assert float([value for value in accuracies if value][-1]) == 1
+
+
+def test_lightnings_optimizer_and_scheduler_take_over(command: Command, here: Path) -> None:
+    command(
+        *("fit", *UNTESTED, "--optimizer", "RMSprop", "--optimizer.lr", "0.0004"),
+        *("--lr_scheduler", "StepLR", "--lr_scheduler.step_size", "1"),
+    )
+    rows = csv.DictReader(
+        (here / "lightning_logs" / "version_0" / "metrics.csv").read_text().splitlines()
+    )
+    rates = [float(row["lr"]) for row in rows if row["lr"]]
+    assert rates[0] == pytest.approx(0.0004)
+
+
+def test_explicit_arguments_win_over_the_checkpoints(
+    trained: Path, command: Command, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = str(trained / "checkpoints" / "best.ckpt")
+    for explicit, expected in (((), "0.1"), (("--model.label_smoothing", "0.25"), "0.25")):
+        with pytest.raises(SystemExit) as stop:
+            command("test", "--ckpt_path", checkpoint, *explicit, "--print_config")
+        assert stop.value.code == 0
+        printed = yaml.safe_load(capsys.readouterr().out)
+        assert str(printed["model"]["label_smoothing"]) == expected
+
+
+def test_a_run_can_be_continued(command: Command, here: Path) -> None:
+    command("fit", *SHORT)
+    with pytest.warns(UserWarning, match="learning rate goes on with .* instead of 0"):
+        command("fit", "--ckpt_path", "last", *UNTESTED, "--trainer.max_epochs", "2")
+    (run,) = (here / "lightning_logs").iterdir()
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 6
+    curves = [(run / name).read_text() for name in ("metrics_1.csv", "metrics.csv")]
+    steps = [[int(row["step"]) for row in csv.DictReader(text.splitlines())] for text in curves]
+    assert yaml.safe_load((run / "config.yaml").read_text())["ckpt_path"] is None
+    assert set(steps[0]) == {0, 1, 2, 3}  # nothing of the first part is lost (3: its test)
+    assert set(steps[1]) == {3, 4, 5}
+
+
+def test_print_config_can_be_used_as_a_config(
+    command: Command, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        command("fit", "--model.lr", "0.25", "--print_config")
+    (here / "printed.yaml").write_text(capsys.readouterr().out)
+    command("fit", "--config", "printed.yaml", *UNTESTED)
+    config = yaml.safe_load((here / "lightning_logs/version_0/config.yaml").read_text())
+    assert config["model"]["lr"] == 0.25
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["fit", "--help"], ["--version"]])
+def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert __version__ in out if arguments == ["--version"] else "--config" in out
+
+
+def test_the_run_says_device_and_precision(
+    command: Command, here: Path, said: pytest.LogCaptureFixture
+) -> None:
+    command("fit", *UNTESTED, "--trainer.accelerator", "cpu", "--trainer.precision", "32-true")
+    assert "fit: on cpu, precision 32-true" in said.text
+    assert "lightning_logs/version_0" in said.text
+
+
+class Intruder:
+    """What a hostile checkpoint may hold: unpickling it writes a file."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("intruded"),)
+
+
+@pytest.mark.parametrize("kind", ["garbage", "cut", "foreign", "weights", "hostile"])
+@pytest.mark.parametrize("subcommand", ["fit", "test"])
+def test_what_is_no_checkpoint_is_refused(
+    subcommand: str, kind: str, trained: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = trained / "checkpoints" / "best.ckpt"
+    path = here / "model.ckpt"
+    if kind == "garbage":
+        path.write_bytes(b"no checkpoint" * 100)
+    elif kind == "cut":
+        path.write_bytes(real.read_bytes()[:1_000_000])
+    elif kind == "weights":
+        torch.save(FashionMNISTClassifier().state_dict(), path)
+    elif kind == "foreign":
+        torch.save({"hyper_parameters": {"num_layers": 3}, "state_dict": {}}, path)
+    else:
+        torch.save({"hyper_parameters": {"lr": Intruder()}, "state_dict": {}}, path)
+    with pytest.raises(SystemExit) as error:
+        main([subcommand, "--ckpt_path", str(path)])
+    assert error.value.code == 2
+    printed = capsys.readouterr().err
+    assert "model.ckpt" in printed
+    assert "Traceback" not in printed
+    assert [entry.name for entry in here.iterdir()] == ["model.ckpt"]
+
+
+def test_without_a_checkpoint_the_known_ones_are_named(
+    trained: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(trained, here / "lightning_logs" / "version_7")
+    with pytest.raises(SystemExit):
+        main(["test"])
+    assert "lightning_logs/version_7/checkpoints/best.ckpt" in capsys.readouterr().err
