@@ -60,3 +60,21 @@ def one_of(choices: Sequence[str], **arguments: str) -> None:
     """Refuse what is not among the choices."""
     for name, value in arguments.items():
         expect(value in choices, name, " or ".join(map(repr, choices)), value)
+
+
+def names(number: int, **arguments: Sequence[str] | None) -> None:
+    """Refuse other than `number` different names."""
+    for name, value in arguments.items():
+        given = None if value is None else [str(each) for each in value]
+        expected = f"{number} different names, as many as `num_classes`"
+        expect(given is None or len(given) == number == len({*given}), name, expected, given)
+
+
+def not_compiled(**arguments: object) -> None:
+    """Refuse networks that `torch.compile` has wrapped."""
+    for name, value in arguments.items():
+        expected = (
+            "one that `torch.compile` has not wrapped, which renames its weights (set "
+            "`compile_network`, or call `network.compile()`, which keeps the names)"
+        )
+        expect(not hasattr(value, "_orig_mod"), name, expected, type(value).__name__)

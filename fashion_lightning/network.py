@@ -1,15 +1,17 @@
-"""The networks: images in, logits out. Pure PyTorch: nothing here knows of Lightning or files."""
+"""The networks: images in, logits out. Pure PyTorch."""
 
 from math import isqrt
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from fashion_lightning.arguments import expect
+from fashion_lightning.arguments import at_least, expect
 
 
 def check_floating_point(images: Tensor) -> None:
-    """Refuse images in 0 ... 255, which every network would take for very bright ones.
+    """Refuse images in 0 ... 255, which a network would treat as very bright ones.
 
     Raises:
         ValueError: If the images are not floating point.
@@ -19,6 +21,29 @@ def check_floating_point(images: Tensor) -> None:
             "Expected `images` to be floating point in [0, 1], as torchvision's ToTensor gives "
             f"them, but got {images.dtype}."
         )
+
+
+def check_logits(logits: Any) -> None:
+    """Refuse the output of a network that returns more than logits.
+
+    Raises:
+        TypeError: If it is not a tensor.
+    """
+    if not isinstance(logits, Tensor):
+        raise TypeError(
+            "Expected `network` to return logits, a tensor (N, num_classes), but got "
+            f"{type(logits).__name__}; wrap it in a module that returns the logits alone."
+        )
+
+
+def materialize(module: nn.Module, images: Tensor) -> None:
+    """Give lazy layers their weights by one forward in eval mode; leave others alone."""
+    if any(is_lazy(weights) for weights in module.parameters()):
+        modes = {part: part.training for part in module.modules()}
+        with torch.no_grad():
+            module.eval()(images)
+        for part, is_training in modes.items():
+            part.training = is_training
 
 
 def check_images(images: Tensor, side: int = 28) -> None:
@@ -66,9 +91,8 @@ class MLP(nn.Module):
         self, in_features: int = 784, hidden_features: int = 512, num_classes: int = 10
     ) -> None:
         super().__init__()
-        expect(hidden_features >= 1, "hidden_features", "an int >= 1", hidden_features)
-        expect(num_classes >= 1, "num_classes", "an int >= 1", num_classes)
-        expect(in_features >= 1, "in_features", "an int >= 1", in_features)
+        at_least(1, hidden_features=hidden_features, num_classes=num_classes)
+        at_least(1, in_features=in_features)
         self._side = isqrt(in_features)
         expect(
             self._side**2 == in_features,
@@ -76,8 +100,7 @@ class MLP(nn.Module):
             "a square number, the pixels of a square image",
             in_features,
         )
-        # With these a checkpoint rebuilds the network.
-        self.init_args = {
+        self.init_args = {  # A checkpoint rebuilds the network with these.
             "in_features": in_features,
             "hidden_features": hidden_features,
             "num_classes": num_classes,
@@ -92,7 +115,7 @@ class MLP(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Score a batch of images.
+        """Return the logits of a batch of images.
 
         Args:
             images: Floating point, ``(N, 1, 28, 28)`` or ``(N, 28, 28)``.
@@ -110,11 +133,10 @@ class MLP(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """A small residual network: six 3x3 convolutions with batch normalisation and ReLU.
+    """A small residual network: six 3x3 convolutions with batch normalization and ReLU.
 
-    117,242 parameters by default. The images shrink 28 -> 14 -> 7 by max-pooling; two convolutions
-    with a shortcut around them work on 14x14 pixels; at the end each channel answers with its
-    maximum over the image.
+    117,242 parameters by default. Max-pooling shrinks images 28 -> 14 -> 7; a shortcut spans two
+    convolutions at 14x14 pixels; each channel ends as its maximum over the image.
 
     Args:
         channels: Output channels of the first convolution; the next ones have 2, 4 and 8 times as
@@ -132,9 +154,7 @@ class ConvNet(nn.Module):
 
     def __init__(self, channels: int = 16, num_classes: int = 10) -> None:
         super().__init__()
-        expect(channels >= 1, "channels", "an int >= 1", channels)
-        expect(num_classes >= 1, "num_classes", "an int >= 1", num_classes)
-        # With these a checkpoint rebuilds the network.
+        at_least(1, channels=channels, num_classes=num_classes)
         self.init_args = {"channels": channels, "num_classes": num_classes}
         self.features = nn.Sequential(
             *_convolution(1, channels),
@@ -152,7 +172,7 @@ class ConvNet(nn.Module):
         self.classify = nn.Linear(8 * channels, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Score a batch of images.
+        """Return the logits of a batch of images.
 
         Args:
             images: Floating point, ``(N, 1, 28, 28)`` or ``(N, 28, 28)``.
@@ -165,15 +185,15 @@ class ConvNet(nn.Module):
         """
         if not torch.jit.is_scripting():  # type: ignore[attr-defined]
             check_images(images)
-        # The memory format channels_last, in which all that follows stays: several times faster on
-        # CPUs and on tensor cores. Of images with one channel it is another view.
+        # channels_last, which the layers keep, is several times faster on CPUs and tensor cores.
+        # Images of one channel have it as another view.
         features = self.features(images.reshape(-1, 28, 28, 1).permute(0, 3, 1, 2))
         logits: Tensor = self.classify(self.flatten(features))
         return logits
 
 
 class _Residual(nn.Module):
-    """Two convolutions that say what is to be added to their input."""
+    """A residual block: relu(x + conv(relu(conv(x))))."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -187,9 +207,13 @@ class _Residual(nn.Module):
 
 
 def _convolution(in_channels: int, out_channels: int, *pool: nn.Module) -> list[nn.Module]:
-    """Return a convolution and its normalisation, with less to normalise if it pools before."""
+    """Return a convolution and its normalization, with pooling between them if given."""
     return [
         nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
         *pool,
         nn.BatchNorm2d(out_channels),
     ]
+
+
+NETWORKS = (MLP, ConvNet)
+"""The networks that a checkpoint may name."""

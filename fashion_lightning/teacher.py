@@ -1,4 +1,4 @@
-"""A teacher's answers to every view of the training images, computed once."""
+"""A teacher's logits for every view of the training images, computed once."""
 
 import hashlib
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from torch import Tensor
 
 from fashion_lightning.arguments import expect
 from fashion_lightning.checkpoints.pretrained import resolve
-from fashion_lightning.data.batches import Augmentation, views
+from fashion_lightning.data.batches import Augmentation
 from fashion_lightning.module import FashionMNISTClassifier
 
 _BATCH_SIZE = 500
-_latest: tuple[Any, Tensor] | None = None  # What was asked last, and the answers.
+_latest: tuple[Any, Tensor] | None = None  # the latest request, and its logits
 
 
 def teacher_logits(
@@ -30,9 +30,8 @@ def teacher_logits(
 ) -> Tensor:
     """Return a teacher's calibrated logits of all views of the training images.
 
-    The answers to the latest question are kept: several runs over the same images, such as those of
-    several seeds, compute them once. Other images, another teacher or another augmentation are
-    another question.
+    The latest result is kept, so that runs over the same images, such as those of several seeds,
+    compute it once. Other images, another teacher or another augmentation are computed anew.
 
     Args:
         teacher: Checkpoint of a trained `FashionMNISTClassifier`, or ``pretrained:NAME``.
@@ -46,41 +45,39 @@ def teacher_logits(
         ``(N, len(augmentation), num_classes)``, on `device`.
 
     Raises:
-        FileNotFoundError: If there is no such checkpoint.
-        ValueError: If it is none of a `FashionMNISTClassifier`.
+        ValueError: If there is no such checkpoint, or it is not of a `FashionMNISTClassifier`.
     """
     global _latest
     path = resolve(teacher)
     images = tensors[0] if tensors[0].dim() > 3 else tensors[0].unsqueeze(1)
     expect(path.is_file(), "teacher", "a checkpoint file, or pretrained:NAME", str(teacher))
-    question = (
+    request = (
         hashlib.sha256(path.read_bytes()).digest(),
         hashlib.sha256(images.contiguous().cpu().numpy().data).digest(),
         (images.dtype, augmentation.horizontal_flip, augmentation.shift),
         (str(device), type(precision).__name__, getattr(precision, "precision", "32-true")),
     )
-    if _latest is None or _latest[0] != question:
-        _latest = question, _ask(path, images.to(device), augmentation, precision)
+    if _latest is None or _latest[0] != request:
+        _latest = request, _predict(path, images.to(device), augmentation, precision)
     return _latest[1]
 
 
 @torch.no_grad()
-def _ask(path: Path, images: Tensor, augmentation: Augmentation, precision: Any) -> Tensor:
+def _predict(path: Path, images: Tensor, augmentation: Augmentation, precision: Any) -> Tensor:
     from rich.console import Console  # Few runs have a teacher.
     from rich.progress import Progress
 
     classifier = FashionMNISTClassifier.load_from_checkpoint(path).eval().to(images.device)
-    all_views, side = views(images, augmentation), 2 * augmentation.shift + 1
+    views, side = augmentation.views(images), 2 * augmentation.shift + 1
     num_images = len(images)
-    # A teacher that averages an image and its mirror gives both the same answer.
+    # A teacher that averages an image and its mirror image predicts the same for both.
     flips = 2 if augmentation.horizontal_flip and not classifier.flip_averaging else 1
     number_of = {
         place: int(augmentation.number(*map(torch.tensor, place)))
         for place in product(range(1 + augmentation.horizontal_flip), range(side), range(side))
     }
-    logits = torch.empty(
-        num_images, len(augmentation), classifier.num_classes, device=images.device
-    )
+    shape = (num_images, len(augmentation), classifier.num_classes)
+    logits = torch.empty(shape, device=images.device)
     num_views = num_images * flips * side**2
     rank_zero_info(f"The teacher predicts {num_views:,} views of the training images.")
     console = Console(stderr=True)
@@ -91,14 +88,14 @@ def _ask(path: Path, images: Tensor, augmentation: Augmentation, precision: Any)
         task = progress.add_task("Teacher", total=num_views)
         for flip, first in product(range(flips), range(0, num_images, _BATCH_SIZE)):
             rows = slice(first, min(first + _BATCH_SIZE, num_images))
-            these = all_views[flip * num_images : (flip + 1) * num_images][rows]
+            these = views[flip * num_images : (flip + 1) * num_images][rows]
             for down, right in product(range(side), range(side)):
                 batch = these[:, down, right].float()
                 batch = batch if images.is_floating_point() else batch / 255
                 logits[rows, number_of[flip, down, right]] = classifier(batch).float()
             progress.advance(task, (rows.stop - rows.start) * side**2)
     if flips == 1 and augmentation.horizontal_flip:
-        # To it, a mirror moved to the right is its image moved to the left.
+        # The mirror of an image moved to the right is the mirror image moved to the left.
         for down, right in product(range(side), range(side)):
             mirrored = number_of[0, down, side - 1 - right]
             logits[:, number_of[1, down, right]] = logits[:, mirrored]

@@ -11,7 +11,7 @@ from torchvision import transforms
 from torchvision.datasets import FashionMNIST
 
 from fashion_lightning import FashionMNISTClassifier, FashionMNISTDataModule
-from fashion_lightning.datamodule import split_indices
+from fashion_lightning.data.split import split_indices
 
 
 def ready(data_dir: Path, stage: str, **arguments: Any) -> FashionMNISTDataModule:

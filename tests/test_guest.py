@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from lightning.fabric import Fabric
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
@@ -732,7 +732,6 @@ def test_what_searches_find_counts(data: Any) -> None:
     )
     theirs.fit(classifier, data())
     assert classifier.lr != 1e-5
-    assert classifier.train_seconds < 60
     rates = rates[-20:]
     assert max(rates) == pytest.approx(classifier.lr, rel=0.2)
     assert rates.index(max(rates)) in (9, 10)

@@ -6,7 +6,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from scipy import special
 from sklearn import metrics as sklearn
 from torch import Tensor, nn
@@ -15,7 +15,8 @@ from torch._dynamo.utils import counters
 from torch.utils.data import DataLoader, TensorDataset
 
 from fashion_lightning import MLP, ConvNet, FashionMNISTClassifier, FashionMNISTDataModule
-from fashion_lightning.training.losses import distillation_loss, lr_factor
+from fashion_lightning.training.losses import distillation_loss
+from fashion_lightning.training.schedules import lr_factor
 
 
 def quiet_trainer(folder: Path, **arguments: Any) -> pl.Trainer:

@@ -28,8 +28,8 @@ from fashion_lightning.callbacks.prediction_table import (
     require_parquet,
 )
 from fashion_lightning.data.batches import NO_IMAGE
-from fashion_lightning.training.losses import images_and_labels
-from fashion_lightning.training.metrics import gather, hard
+from fashion_lightning.data.parts import hard, images_and_labels
+from fashion_lightning.training.metrics import gather
 
 
 class PredictionWriter(BasePredictionWriter):

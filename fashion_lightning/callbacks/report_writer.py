@@ -17,9 +17,9 @@ from typing_extensions import override
 
 from fashion_lightning.atomic import replacing
 from fashion_lightning.callbacks.outputs import local, names_of_classes, run_folder
-from fashion_lightning.data.batches import TurnsSampler
-from fashion_lightning.training.losses import images_and_labels
-from fashion_lightning.training.metrics import Outputs, gather, hard, metrics, per_class
+from fashion_lightning.data.parts import hard, images_and_labels
+from fashion_lightning.data.sampling import TurnsSampler
+from fashion_lightning.training.metrics import Outputs, gather, metrics, per_class
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

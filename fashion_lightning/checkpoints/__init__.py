@@ -1,4 +1,4 @@
-"""Checkpoints: written atomically, read without running their code."""
+"""Checkpoints: written atomically, read without running their code, continued to the bit."""
 
 from fashion_lightning.checkpoints.atomic_io import AtomicCheckpointIO
 from fashion_lightning.checkpoints.pretrained import weights_file

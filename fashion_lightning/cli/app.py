@@ -29,7 +29,8 @@ from fashion_lightning.callbacks import (
     SteadyProgressBar,
 )
 from fashion_lightning.checkpoints.atomic_io import AtomicCheckpointIO
-from fashion_lightning.checkpoints.reading import check_weights, read_checkpoint, recorded_arguments
+from fashion_lightning.checkpoints.reading import read_checkpoint
+from fashion_lightning.checkpoints.trust import check_weights, recorded_arguments
 from fashion_lightning.cli.preflight import (
     check_batches,
     check_callbacks,
@@ -39,6 +40,7 @@ from fashion_lightning.cli.preflight import (
     check_trainer_options,
 )
 from fashion_lightning.cli.run import Series, discard, find_checkpoint, new_folder, run_of
+from fashion_lightning.datamodule import FashionMNISTDataModule
 
 # How constructors refuse an argument. Another exception is a bug, and keeps its traceback.
 _REFUSALS = (ValueError, TypeError, OSError, ImportError, MisconfigurationException)
@@ -144,7 +146,11 @@ class FashionLightningCLI(LightningCLI):
         try:
             path = find_checkpoint(Path(config.trainer.default_root_dir or ""), ckpt_path)
             self._checkpoint = read_checkpoint(path, continues=command == "fit")
-            recorded = recorded_arguments(self._checkpoint, network=config.model.network is None)
+            recorded = recorded_arguments(
+                self._checkpoint,
+                network=config.model.network is None,
+                leave_out=FashionMNISTDataModule.LOCAL_ARGUMENTS,
+            )
             self._subcommand_parsers[command].set_defaults(recorded)
         except (FileNotFoundError, ValueError) as error:
             parser.error(str(error))
@@ -253,8 +259,8 @@ class FashionLightningCLI(LightningCLI):
         arguments |= {"callbacks": callbacks, "plugins": plugins}
         if self.subcommand == "test":
             callbacks.append(ReportWriter(run))
-        if self.datamodule.preview and self.subcommand == "predict":
-            callbacks.append(PreviewWriter(self.datamodule.preview))
+        if self.subcommand == "predict" and self.config.predict.get("preview"):
+            callbacks.append(PreviewWriter(self.config.predict.get("preview")))
         if config.barebones:  # Nothing but the steps.
             return arguments
         if any(isinstance(callback, BestAndLast) for callback in callbacks):

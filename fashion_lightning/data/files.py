@@ -50,6 +50,9 @@ def default_names(num_classes: int) -> list[str]:
     return [f"class {label}" for label in range(num_classes)]
 
 
+NUM_TRAIN, NUM_TEST = 60_000, 10_000
+"""Images of the two official sets."""
+
 _DOWNLOAD_SECONDS = 45.0  # for all mirrors together
 
 

@@ -22,7 +22,7 @@ from typing_extensions import override
 
 from fashion_lightning.arguments import expect
 from fashion_lightning.atomic import replacing
-from fashion_lightning.checkpoints.reading import SPLIT
+from fashion_lightning.data.split import SPLIT
 from fashion_lightning.module import FashionMNISTClassifier
 from fashion_lightning.network import MLP, ConvNet
 

@@ -1,16 +1,16 @@
-"""Temperature scaling: one number that turns a trained network's confidence into probabilities."""
+"""Temperature scaling: one number that makes a trained network's confidence a probability."""
 
 import math
 
 import torch
-import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
+import torch.nn.functional as F
 from torch import Tensor
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """Find the temperature T with which softmax(logits / T) predicts labels best.
+    """Return the temperature T with which softmax(logits / T) predicts labels best.
 
-    Minimises the mean negative log-likelihood by L-BFGS, over log T. Dividing by a positive number
+    Minimizes the mean negative log-likelihood over log T by L-BFGS. Dividing by a positive number
     keeps the order of the logits: no prediction changes.
 
     Source: Guo et al. 2017, section 4.2, https://arxiv.org/abs/1706.04599
@@ -20,8 +20,8 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
         labels: Class numbers, ``(N,)``, or soft labels, ``(N, num_classes)``.
 
     Returns:
-        A temperature in [0.01, 100]; below 1 for a network that is less sure than it could be, 1 if
-        a logit is not finite.
+        A temperature in [0.01, 100], below 1 for an underconfident network; 1 if a logit is not
+        finite.
     """
     logits = logits.detach().double()
     labels = labels.double() if labels.dim() == 2 else labels
@@ -36,6 +36,6 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
     with torch.enable_grad():
         optimizer.step(closure)  # type: ignore[no-untyped-call]
-    # Without bounds, logits that are all right or no better than chance would have none.
+    # Logits that are all correct, or no better than chance, have no finite optimum.
     temperature = log_t.exp().clamp(0.01, 100).item()
     return 1.0 if math.isnan(temperature) else temperature

@@ -1,11 +1,11 @@
-"""What an epoch collects, as metrics of torchmetrics, and numbers about a whole evaluated set."""
+"""What an epoch accumulates, as metrics of torchmetrics, and numbers about an evaluated set."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F  # noqa: N812 (PyTorch's own name for it)
+import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.classification import (
@@ -19,9 +19,14 @@ from torchmetrics.functional.classification import (
 from torchmetrics.utilities import dim_zero_cat
 from typing_extensions import override
 
+from fashion_lightning.data.parts import hard
+
+METRICS = ("acc", "loss", "f1", "ece")
+"""The names of what `metrics` returns; logged with ``val_`` or ``test_`` before them."""
+
 
 def gather(value: Any) -> list[Any]:
-    """Return the values of all processes, in the order of their numbers."""
+    """Return the values of all processes, in the order of their ranks."""
     if not (dist.is_available() and dist.is_initialized()):
         return [value]
     values = [None] * dist.get_world_size()
@@ -30,7 +35,7 @@ def gather(value: Any) -> list[Any]:
 
 
 def _gather_states(state: Tensor, group: Any = None) -> list[Tensor]:
-    """Return a metric's state of all processes, by way of the CPU, whatever their lengths."""
+    """Return a metric's state of all processes, whatever their lengths, on the CPU."""
     return gather(state.cpu())
 
 
@@ -58,8 +63,7 @@ class TrainingTotals(Metric):
         Args:
             loss: Their mean loss.
             logits: ``(N, num_classes)``.
-            labels: Class numbers ``(N,)``, or soft labels ``(N, num_classes)``, whose largest
-                counts.
+            labels: Class numbers ``(N,)``, or soft labels ``(N, num_classes)``.
         """
         correct = (logits.argmax(dim=1) == hard(labels)).sum()
         parts = (loss.detach().cpu().double() * len(labels), correct.cpu(), len(labels))
@@ -84,9 +88,7 @@ class TrainingTotals(Metric):
 
 
 class Steps:
-    """Training steps on their way to `TrainingTotals`: noted one by one, added all together.
-
-    That costs a tenth of adding each by itself.
+    """Training steps that are not in `totals` yet: adding 512 together costs a tenth each.
 
     Args:
         totals: Where they are added.
@@ -97,9 +99,9 @@ class Steps:
         self._noted: list[tuple[int, Tensor, Tensor, Tensor]] = []
 
     def note(self, step: int, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Note a step: its number, and what `TrainingTotals.update` takes."""
+        """Keep a step: its number, and what `TrainingTotals.update` takes."""
         self._noted.append((step, loss.detach(), logits.detach(), labels))
-        if len(self._noted) >= 512:  # Nothing grows if nobody asks for the result.
+        if len(self._noted) >= 512:
             self.add()
 
     def drop(self) -> None:
@@ -116,14 +118,14 @@ class Steps:
         self._noted = []
 
     def reset(self) -> None:
-        """Forget everything, also what the totals have."""
+        """Forget everything, the totals included."""
         self._noted = []
         self.totals.reset()
 
     def first_not_finite(self) -> tuple[int, float] | None:
         """Return step and value of the first loss that is not finite, or None.
 
-        Once a loss is not finite, no later one is: only the latest is looked at.
+        Only the latest is looked at: after a loss that is not finite, no later one is.
         """
         if not self._noted or self._noted[-1][1].isfinite():
             return None
@@ -135,8 +137,8 @@ class Steps:
 class Outputs(Metric):
     """All logits and labels of an evaluated set, in the order of its batches.
 
-    Several processes are expected to take turns, as with `TurnsSampler`: what comes out is the same
-    for any number of them.
+    Processes are expected to take turns, as with `TurnsSampler`; the result is then the same for
+    any number of them.
 
     Args:
         once: Whether of images with the same place only one counts.
@@ -149,7 +151,7 @@ class Outputs(Metric):
         (torch.float64, tensor([0, 1, 2]))
     """
 
-    full_state_update = True  # A batch's turn is its number among all.
+    full_state_update = True  # The place of a batch is its number among all batches.
     logits: list[Tensor]
     labels: list[Tensor]
     turns: list[Tensor]  # for each image, the number of its batch among those of all processes
@@ -173,7 +175,7 @@ class Outputs(Metric):
             is_several = dist.is_available() and dist.is_initialized()
             rank, step = (dist.get_rank(), dist.get_world_size()) if is_several else (0, 1)
             places = torch.full((len(labels),), len(self.turns) * step + rank)
-        # Copies: a hook may change what it has returned.
+        # Copies, since hooks may change what a step has returned.
         self.logits.append(logits.detach().clone())
         self.labels.append(labels.clone())
         self.turns.append(places)
@@ -192,29 +194,24 @@ class Outputs(Metric):
 
     @override
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
-        """Add the batches of another one behind one's own."""
+        """Append the batches of another one."""
         state = incoming_state if isinstance(incoming_state, dict) else vars(incoming_state)
         for logits, labels in zip(state["logits"], state["labels"], strict=True):
             self.update(logits, labels)
 
     def result(self) -> tuple[Tensor, Tensor]:
-        """Return what `compute` returns, also of a single image, whose dimension it loses."""
+        """Return what `compute` returns, also of a single image, whose dimension Metric drops."""
         logits, labels = self.compute()
         return logits, labels.reshape(len(logits), *labels.shape[1:])
 
 
-def hard(labels: Tensor) -> Tensor:
-    """Return class numbers ``(N,)``: those of the largest, if labels are soft, ``(N, C)``."""
-    return labels.argmax(dim=1) if labels.dim() == 2 else labels
-
-
 def metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Measure how well logits predict labels.
+    """Return how well logits predict labels.
 
     Args:
         logits: ``(N, num_classes)``.
-        labels: Class numbers, ``(N,)``, or soft labels, ``(N, num_classes)``: for the loss they
-            count as they are, for the others the largest does.
+        labels: Class numbers, ``(N,)``, or soft labels, ``(N, num_classes)``, which count in the
+            loss as they are and elsewhere by their largest.
 
     Returns:
         ``loss``, the mean negative log-likelihood in nats, >= 0; ``acc``, the accuracy, and ``f1``,
@@ -235,7 +232,7 @@ def metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def per_class(logits: Tensor, labels: Tensor) -> dict[str, list[Any]]:
-    """Measure each class by itself.
+    """Return how well each class is predicted.
 
     Args:
         logits: ``(N, num_classes)``.

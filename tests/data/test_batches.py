@@ -22,12 +22,11 @@ from fashion_lightning.data.batches import (
     Augmentation,
     AugmentedDataset,
     ImageDataset,
-    ResumableLoader,
-    ShuffledSampler,
-    TurnsSampler,
     collate,
     in_memory,
 )
+from fashion_lightning.data.loaders import ResumableLoader
+from fashion_lightning.data.sampling import ShuffledSampler, TurnsSampler
 
 IMAGES = torch.randint(1, 256, (103, 28, 28), dtype=torch.uint8)
 FLOAT_IMAGES = torch.stack([ToTensor()(image.numpy()) for image in IMAGES])

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from fashion_lightning import FashionMNISTClassifier
 from fashion_lightning.data import files
-from fashion_lightning.data.batches import TurnsSampler
+from fashion_lightning.data.sampling import TurnsSampler
 from fashion_lightning.photos.conversion import (
     Photos,
     collate_photos,

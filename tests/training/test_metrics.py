@@ -8,11 +8,11 @@ import torch
 from sklearn import metrics as sklearn
 from torch import Tensor
 
+from fashion_lightning.data.parts import hard
 from fashion_lightning.training.metrics import (
     Outputs,
     Steps,
     TrainingTotals,
-    hard,
     metrics,
     per_class,
 )

@@ -1,0 +1,152 @@
+"""A LightningModule that accumulates what the steps of an epoch return, and logs it at its end."""
+
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+from typing_extensions import override
+
+from fashion_lightning.training.metrics import Outputs, Steps, TrainingTotals, metrics
+from fashion_lightning.training.optimizers import learning_rates
+
+
+class EpochModule(LightningModule):
+    """Accumulates training steps and evaluated logits in metrics, each reset with its epoch.
+
+    Nothing is computed where nothing was collected, and nothing is collected when somebody else
+    than the trainer calls a step.
+
+    Attributes:
+        temperature: Divides the logits of evaluation.
+    """
+
+    temperature: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._steps = Steps(TrainingTotals())  # of the running epoch
+        self._is_noted = False  # whether the running step has been noted
+        self._outputs = dict[tuple[str, int], Outputs]()  # by stage and number of the loader
+
+    def caller(self, step: str) -> Trainer | None:
+        """Return the trainer if it has called this step; None if a callback, a loop or a user did.
+
+        Lightning documents no other way to tell them apart.
+        """
+        return self._trainer if self._current_fx_name == step else None
+
+    def is_fitting(self) -> bool:
+        """Return whether a trainer is fitting, be it in training or in its validation."""
+        trainer = self._trainer  # `trainer` raises where there is none.
+        return trainer is not None and trainer.state.fn == TrainerFn.FITTING
+
+    def note_step(self, trainer: Trainer, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Add a training step to its epoch; log it every `log_every_n_steps` steps.
+
+        Raises:
+            FloatingPointError: If it is logged and a loss was not finite.
+        """
+        step = self.global_step
+        self._steps.note(step, loss, logits, labels)
+        self._is_noted = True
+        interval = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if interval and (step + 1) % interval == 0:
+            self.check_loss()
+            self.log("train_loss_step", loss, prog_bar=True)
+            for rate in learning_rates(trainer)[:1]:
+                self.log("lr", rate)
+
+    def note_outputs(self, stage: str, loader: int, logits: Tensor, labels: Tensor) -> None:
+        """Add the logits of a batch to those of its stage and loader."""
+        self._outputs.setdefault((stage, loader), Outputs()).update(logits, labels)
+
+    def outputs_of(self, stage: str, loader: int) -> tuple[Tensor, Tensor] | None:
+        """Return logits and labels of an epoch, or None if there are none."""
+        outputs = self._outputs.get((stage, loader))
+        return outputs.result() if outputs else None
+
+    @override
+    def on_train_epoch_start(self) -> None:
+        """Forget what an interrupted epoch may have left."""
+        self._steps.reset()
+
+    @override
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Forget a step that returned None, which Lightning skips."""
+        if self._is_noted and not outputs and self.automatic_optimization:
+            self._steps.drop()
+        self._is_noted = False
+        super().on_train_batch_end(outputs, batch, batch_idx)
+
+    @override
+    def on_train_epoch_end(self) -> None:
+        """Log loss and accuracy of the epoch.
+
+        Raises:
+            FloatingPointError: If a loss was not finite.
+        """
+        self.check_loss()
+        self._steps.add()
+        loss, correct, num_images = self._steps.totals.sums()
+        # Before the checkpoint of this epoch is written, and not when the next one starts.
+        self._steps.reset()
+        if num_images:
+            self._log_total("train_loss", loss / num_images, prog_bar=True)
+            self._log_total("train_acc", correct / num_images, prog_bar=True)
+
+    @override
+    def on_validation_epoch_start(self) -> None:
+        """Forget what an interrupted validation may have left."""
+        self._forget("val")
+
+    @override
+    def on_test_epoch_start(self) -> None:
+        """Forget what an interrupted test may have left."""
+        self._forget("test")
+
+    @override
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics of the test images."""
+        self.log_evaluation("test", is_calibrated=True)
+
+    def _forget(self, stage: str) -> None:
+        for key in [key for key in self._outputs if key[0] == stage]:
+            del self._outputs[key]
+
+    def log_evaluation(self, stage: str, *, is_calibrated: bool) -> None:
+        """Log the metrics of an epoch of evaluation, of each loader, and forget its logits."""
+        loaders = {index: key for key in self._outputs if key[0] == stage for index in key[1:]}
+        for index, key in sorted(loaders.items()):
+            logits, labels = self._outputs.pop(key).result()
+            if not is_calibrated:
+                logits = logits / self.temperature.double()
+            for name, value in metrics(logits, labels).items():
+                if index == 0:
+                    is_on_bar = (stage, name) == ("val", "acc")
+                    self._log_total(f"{stage}_{name}", value, prog_bar=is_on_bar)
+                if len(loaders) > 1:
+                    self._log_total(f"{stage}_{name}/dataloader_idx_{index}", value)
+
+    def _log_total(self, name: str, value: float, prog_bar: bool = False) -> None:
+        """Log a number that every process has computed from all images."""
+        # The maximum of equal numbers keeps every bit, while their mean might round.
+        exact: dict[str, Any] = {"reduce_fx": "max", "sync_dist": True, "add_dataloader_idx": False}
+        self.log(name, value, prog_bar=prog_bar, **exact)
+
+    def check_loss(self) -> None:
+        """Refuse to continue with a loss that is not finite.
+
+        Raises:
+            FloatingPointError: Names the step of the first one.
+        """
+        found = self._steps.first_not_finite()
+        if found:
+            step, loss = found
+            raise self.diverged(f"The loss is {loss}", step)
+
+    def diverged(self, what: str, step: int) -> FloatingPointError:
+        """Return the error that ends a run."""
+        rates = learning_rates(self.trainer)
+        advice = f" The learning rate is {rates[0]:.3g}; a lower `lr` may help." if rates else ""
+        return FloatingPointError(f"{what} at step {step}, and training has ended.{advice}")
