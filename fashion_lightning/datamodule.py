@@ -14,7 +14,12 @@ from typing_extensions import override
 from fashion_lightning.arguments import at_least, expect, fraction
 from fashion_lightning.data import files
 from fashion_lightning.data.batches import in_memory
-from fashion_lightning.data.loaders import LoaderFactory, ResumableLoader, pads_evaluation
+from fashion_lightning.data.loaders import (
+    LoaderFactory,
+    ResumableLoader,
+    pads_evaluation,
+    running,
+)
 from fashion_lightning.data.split import differing_split, split_digest, split_indices
 from fashion_lightning.module import FashionMNISTClassifier
 from fashion_lightning.teacher import teacher_logits
@@ -180,10 +185,10 @@ class FashionMNISTDataModule(LightningDataModule):
         return self._evaluation(Photos(self._photos), collate_fn=collate_photos)
 
     def _factory(self) -> LoaderFactory:
-        return LoaderFactory(self.num_workers, self.pin_memory, self.trainer)
+        return LoaderFactory(self.num_workers, self.pin_memory, running(self.trainer))
 
     def _evaluation(self, dataset: Any, **options: Any) -> DataLoader[Any]:
-        pads = pads_evaluation(self.trainer, self.pad_evaluation, FashionMNISTClassifier)
+        pads = pads_evaluation(running(self.trainer), self.pad_evaluation, FashionMNISTClassifier)
         return self._factory().evaluation(dataset, self.eval_batch_size, pads=pads, **options)
 
     @override

@@ -1,13 +1,11 @@
 """The LightningModule: how a FashionMNIST classifier is trained, evaluated and used."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import override
 
 from fashion_lightning import arguments
@@ -18,13 +16,12 @@ from fashion_lightning.data.files import default_names
 from fashion_lightning.data.parts import images_and_labels, images_of
 from fashion_lightning.network import MLP, check_floating_point, check_logits, materialize
 from fashion_lightning.speed import LeanModule
-from fashion_lightning.training.calibration import fit_temperature
 from fashion_lightning.training.losses import distillation_loss
 from fashion_lightning.training.optimizers import OptimizerName, make_optimizer
-from fashion_lightning.training.schedules import Schedule, decay
+from fashion_lightning.training.schedules import ScheduledModule
 
 
-class FashionMNISTClassifier(SafeLoading, ResumableModule, LeanModule):
+class FashionMNISTClassifier(SafeLoading, ResumableModule, ScheduledModule, LeanModule):
     """Trains a network that maps images to logits, and predicts calibrated probabilities.
 
     Images are floats in [0, 1], as torchvision's ToTensor produces them; they are normalized here,
@@ -126,8 +123,8 @@ class FashionMNISTClassifier(SafeLoading, ResumableModule, LeanModule):
         self.mean = torch.tensor(mean, device="cpu")  # Stored by `SafeLoading`, like the next two.
         self.std = torch.tensor(std, device="cpu")
         self.temperature = torch.tensor(1.0, device="cpu")
-        self._schedule: Schedule | None = None  # of the running fit, if the optimizer is ours
-        self._total_steps = math.inf  # of the running fit
+        self._is_calibrating = False  # Whether `forward` leaves out the temperature, and whether it
+        self._is_calibrated = True  # is in what `forward` returns then: an own one may not have it.
 
     @override
     def forward(self, images: Tensor) -> Tensor:
@@ -141,7 +138,12 @@ class FashionMNISTClassifier(SafeLoading, ResumableModule, LeanModule):
             ValueError: If the images are not floating point, or the network refuses their shape.
         """
         logits = self.logits(images)
-        return logits if self.training else logits / self.temperature
+        if self.training:
+            return logits
+        if self._is_calibrating:
+            self._is_calibrated = False
+            return logits
+        return logits / self.temperature
 
     def logits(self, images: Tensor) -> Tensor:
         """Return the network's logits before temperature scaling: what training optimizes."""
@@ -151,7 +153,7 @@ class FashionMNISTClassifier(SafeLoading, ResumableModule, LeanModule):
         images = (images - self.mean).div_(self.std)
         logits: Tensor = self.network(images)
         if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-            check_logits(logits)
+            check_logits(logits, self.num_classes)
         if self.flip_averaging and not self.training:
             logits = (logits + self.network(images.flip(-1))) / 2
         return logits
@@ -164,26 +166,23 @@ class FashionMNISTClassifier(SafeLoading, ResumableModule, LeanModule):
 
     @override
     def configure_optimizers(self) -> Any:
-        """Return the optimizer and its schedule, which `on_train_start` spreads over the run."""
+        """Return the optimizer and its schedule, which `ScheduledModule` spreads over the run."""
         decays = {"weight_decay": self.weight_decay, "beta2": self.beta2}
         optimizer = make_optimizer(self.optimizer, self.parameters(), lr=self.lr, **decays)
-        self._schedule = Schedule(self.lr, self.warmup)
-        schedule = {"scheduler": LambdaLR(optimizer, self._schedule), "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        return self.scheduled(optimizer)
 
     @override
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the loss of a training batch, a scalar."""
         images, labels = images_and_labels(batch)
-        logits = self.compiled(self.logits)(images).float()
+        logits = self.compiled(self)(images).float()
         teacher = batch.get("teacher_logits") if isinstance(batch, Mapping) else None
         trainer = self.caller("training_step")
         if teacher is not None:
             loss = distillation_loss(logits, teacher, self.teacher_temperature)
         else:
-            smoothing = self.label_smoothing
-            if trainer:
-                smoothing *= decay(self.global_step, self._total_steps, self.label_smoothing_power)
+            remaining = self.remaining(self.label_smoothing_power) if trainer else 1.0
+            smoothing = self.label_smoothing * remaining
             loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
         if trainer:
             self.note_step(trainer, loss, logits, labels)
@@ -193,13 +192,16 @@ class FashionMNISTClassifier(SafeLoading, ResumableModule, LeanModule):
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Return the logits of a validation batch; calibrated, except in a fit, before it is."""
         trainer = self.caller("validation_step")
-        is_calibrated = not (trainer and self.is_fitting())
-        return self._evaluate(batch, "val", dataloader_idx, trainer, is_calibrated)
+        self._is_calibrating = trainer is not None and self.is_fitting()
+        try:
+            return self._evaluate(batch, batch_idx, "val", dataloader_idx, trainer)
+        finally:
+            self._is_calibrating = False
 
     @override
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Return the calibrated logits of a test batch, ``(N, num_classes)``."""
-        return self._evaluate(batch, "test", dataloader_idx, self.caller("test_step"))
+        return self._evaluate(batch, batch_idx, "test", dataloader_idx, self.caller("test_step"))
 
     @override
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
@@ -210,23 +212,23 @@ class FashionMNISTClassifier(SafeLoading, ResumableModule, LeanModule):
             batch_idx: Unused.
             dataloader_idx: Unused.
         """
-        return (self._full_logits(images_of(batch)) / self.temperature).softmax(dim=1)
+        return self._full_logits(images_of(batch)).softmax(dim=1)
 
     def _full_logits(self, images: Tensor) -> Tensor:
-        """Return the network's logits without autocast, in at least 32 bits."""
+        """Return calibrated logits in any mode, without autocast, in at least 32 bits."""
         with torch.autocast(images.device.type, enabled=False):
-            logits = self.logits(images)
-        return logits if logits.dtype == torch.float64 else logits.float()
+            logits: Tensor = self(images)
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        is_left_out = self.training and not self._is_calibrating
+        return logits / self.temperature if is_left_out else logits
 
     def _evaluate(
-        self, batch: Any, stage: str, dataloader_idx: int, trainer: Any, is_calibrated: bool = True
+        self, batch: Any, batch_idx: int, stage: str, dataloader_idx: int, trainer: Any
     ) -> Tensor:
         images, labels = images_and_labels(batch)
         logits = self._full_logits(images)
-        if is_calibrated:
-            logits = logits / self.temperature
         if trainer:  # Metrics are computed once per epoch from all logits: exact and cheap.
-            self.note_outputs(stage, dataloader_idx, logits, labels)
+            self.note_outputs(stage, dataloader_idx, batch_idx, logits, labels)
         return logits
 
     @override
@@ -237,18 +239,10 @@ class FashionMNISTClassifier(SafeLoading, ResumableModule, LeanModule):
             self.train()
 
     @override
-    def on_train_start(self) -> None:
-        """Settle the schedule: a search may have found another rate or number of batches."""
-        steps = self.trainer.estimated_stepping_batches
-        self._total_steps = steps if steps > 0 else math.inf
-        if self._schedule:
-            self._schedule.settle(self.trainer, self.lr, self._total_steps)
-        super().on_train_start()
-
-    @override
     def on_validation_epoch_end(self) -> None:
         """In a fit, find the temperature; log the metrics of the validation images."""
-        outputs = self.outputs_of("val", 0)
-        if outputs and self.is_fitting() and not self.trainer.sanity_checking:
-            self.temperature.fill_(fit_temperature(*outputs))
-        self.log_evaluation("val", is_calibrated=not self.is_fitting())
+        is_raw, outputs = self.is_fitting() and not self._is_calibrated, self.outputs_of("val", 0)
+        if is_raw and outputs and not self.trainer.sanity_checking:
+            self.calibrate(*outputs)
+        self.log_evaluation("val", is_calibrated=not is_raw)
+        self._is_calibrated = True

@@ -23,17 +23,21 @@ def check_floating_point(images: Tensor) -> None:
         )
 
 
-def check_logits(logits: Any) -> None:
-    """Refuse the output of a network that returns more than logits.
+def check_logits(logits: Any, num_classes: int) -> None:
+    """Refuse the output of a network that does not return logits, ``(N, num_classes)``.
 
     Raises:
         TypeError: If it is not a tensor.
+        ValueError: If it has another shape.
     """
     if not isinstance(logits, Tensor):
         raise TypeError(
             "Expected `network` to return logits, a tensor (N, num_classes), but got "
             f"{type(logits).__name__}; wrap it in a module that returns the logits alone."
         )
+    shape = tuple(logits.shape)
+    right = f"one that returns logits (N, {num_classes}), as `num_classes` states"
+    expect(len(shape) == 2 and shape[1] == num_classes, "network", right, shape)
 
 
 def materialize(module: nn.Module, images: Tensor) -> None:

@@ -43,9 +43,9 @@ class LeanModule(LightningModule):
 
     @override
     def setup(self, stage: str) -> None:
-        """Compile `logits` for training, if `compile_network`."""
+        """Compile `forward` for training, if `compile_network`."""
         if self.compile_network and stage == "fit":
-            self._compiled = torch.compile(self.logits)  # type: ignore[arg-type]
+            self._compiled = torch.compile(self.forward)
 
     @override
     def teardown(self, stage: str) -> None:

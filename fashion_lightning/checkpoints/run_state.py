@@ -9,6 +9,7 @@ from torch.nn.parameter import is_lazy
 from typing_extensions import override
 
 from fashion_lightning.training.epochs import EpochModule
+from fashion_lightning.training.optimizers import check_continued
 
 
 class ResumableModule(EpochModule):
@@ -26,6 +27,7 @@ class ResumableModule(EpochModule):
             if "cuda" in self._rng_states and self.device.type == "cuda":
                 torch.cuda.set_rng_state(self._rng_states["cuda"], self.device)
             self._rng_states = {}
+        super().on_train_start()
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -53,6 +55,7 @@ class ResumableModule(EpochModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take what `on_save_checkpoint` has added, if training continues."""
         if self.is_fitting():
+            check_continued(self.hparams, checkpoint.get("hyper_parameters", {}))
             self._rng_states = checkpoint.get("rng_states", {})
             self._steps.reset()
             if self.trainer.global_rank == 0:  # The sums are those of all processes.

@@ -13,7 +13,10 @@ from typing import Any, overload
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset, Subset, TensorDataset, default_collate
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset, default_collate
+
+from fashion_lightning.arguments import expect
+from fashion_lightning.data.parts import name_of_images
 
 NO_IMAGE = -(2**62)
 """The only index of a process that has no batch; it stands for an empty batch."""
@@ -135,6 +138,9 @@ class AugmentedDataset(Dataset[Any]):
         sample = self.dataset[source]
         if number <= 0:
             return sample
+        name = name_of_images(sample)
+        if name is not None:
+            return {**sample, name: self.augmentation.view(sample[name], number)}
         image, *others = sample if isinstance(sample, Sequence) else (sample,)
         if not isinstance(image, Tensor) or image.dim() < 2:
             raise ValueError(
@@ -156,8 +162,8 @@ class ImageDataset(AugmentedDataset):
 
     Args:
         tensors: Images, then labels and whatever else there is for each image, on one device.
-            Images are ``(N, H, W)`` or ``(N, C, H, W)``; uint8 ones become float32 in [0, 1],
-            floating point ones stay as they are.
+            Images are ``(N, H, W)`` or ``(N, C, H, W)``; uint8 ones become floats in [0, 1] of
+            PyTorch's default type, floating point ones stay as they are.
         augmentation: The views. None: the images only.
         teacher_logits: A teacher's logits for each view, ``(N, len(augmentation), C)``. Batches are
             then dicts of ``images``, ``labels`` and ``teacher_logits``.
@@ -170,6 +176,8 @@ class ImageDataset(AugmentedDataset):
         teacher_logits: Tensor | None = None,
     ) -> None:
         images, *self.others = tensors
+        right, is_known = "uint8 or floating point", images.is_floating_point()
+        expect(is_known or images.dtype == torch.uint8, "images", right, images.dtype)
         self.images = images if images.dim() > 3 else images.unsqueeze(1)
         self.augmentation = augmentation or Augmentation(horizontal_flip=False, shift=0)
         self.teacher_logits = teacher_logits
@@ -213,7 +221,7 @@ class ImageDataset(AugmentedDataset):
         else:  # The same, but faster.
             columns = [part.index_select(0, index) for part in (self._images, *self._others)]
         if not columns[0].is_floating_point():
-            columns[0] = columns[0].float().div_(255)
+            columns[0] = columns[0].to(torch.get_default_dtype()).div_(255)
         if self.teacher_logits is None:
             return Samples(columns)
         columns.append(self.teacher_logits[index % len(self), index // len(self)])
@@ -271,13 +279,18 @@ def in_memory(dataset: Any) -> tuple[Tensor, ...] | None:
     """Return the tensors of a data set of images, or None if it is of another kind.
 
     Args:
-        dataset: PyTorch's `TensorDataset`, or a `Subset` of one. A subclass of theirs may do more
-            than index tensors and counts as another kind.
+        dataset: PyTorch's `TensorDataset`, a `Subset` of one, or a `ConcatDataset` of such. A
+            subclass of theirs may do more than index tensors and counts as another kind.
     """
     if type(dataset) is Subset:
         tensors = in_memory(dataset.dataset)
         index = torch.as_tensor(dataset.indices, dtype=torch.int64)
         return tensors and tuple(tensor[index] for tensor in tensors)
+    if type(dataset) is ConcatDataset:
+        parts = [in_memory(part) for part in dataset.datasets]
+        if all(part and len(part) == len(parts[0] or ()) for part in parts):
+            return tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        return None
     if type(dataset) is TensorDataset and dataset.tensors[0].dim() in (3, 4):
         return dataset.tensors
     return None

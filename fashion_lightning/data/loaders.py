@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
@@ -26,7 +27,8 @@ from fashion_lightning.data.sampling import ShuffledSampler, TurnsSampler
 class ResumableLoader(DataLoader[Any]):
     """A DataLoader with a `ShuffledSampler` that can continue inside an epoch.
 
-    Its state is the place of its newest iterator, unless `place` says where training stands.
+    Its state is the place of its newest iterator, unless `place` says where training stands. With
+    another sampler, which Lightning may put in the place of ours, it is a plain DataLoader.
 
     Attributes:
         place: Returns the running epoch and how many of its batches this process has had.
@@ -39,25 +41,29 @@ class ResumableLoader(DataLoader[Any]):
     def __iter__(self) -> Any:
         """Begin an epoch when its first batch is asked for."""
         sampler = self._shuffled
+        if sampler is None:
+            yield from super().__iter__()
+            return
         epoch, skipped = sampler.epoch, sampler.batches_to_skip  # The sampler moves on by itself.
-        for number, batch in enumerate(self._batches(), skipped + 1):
+        for number, batch in enumerate(self._batches(sampler), skipped + 1):
             self._newest = epoch, number
             yield batch
 
-    def _batches(self) -> Iterator[Any]:
+    def _batches(self, sampler: ShuffledSampler) -> Iterator[Any]:
         is_plain = not self.num_workers and not self.pin_memory and self.collate_fn is collate
         if speed.WHOLE_BATCHES and is_plain and isinstance(self.dataset, ImageDataset):
-            return (self.dataset.take(index).batch() for index in self._shuffled.batches())
+            return (self.dataset.take(index).batch() for index in sampler.batches())
         return super().__iter__()
 
     @property
-    def _shuffled(self) -> ShuffledSampler:
-        assert isinstance(self.sampler, ShuffledSampler)
-        return self.sampler
+    def _shuffled(self) -> ShuffledSampler | None:
+        return self.sampler if isinstance(self.sampler, ShuffledSampler) else None
 
     def state_dict(self) -> dict[str, Any]:
         """Return seed, epoch and the number of its images that all processes have had."""
         sampler = self._shuffled
+        if sampler is None:
+            return {}
         epoch, batches = self.place() if self.place else self._newest
         images = batches * sampler.batch_size * sampler.num_replicas
         return {"seed": sampler.seed, "epoch": epoch, "images": images}
@@ -69,6 +75,8 @@ class ResumableLoader(DataLoader[Any]):
             ValueError: If no batch of this loader begins there.
         """
         sampler = self._shuffled
+        if sampler is None or not state:
+            return
         sampler.seed = state["seed"]
         sampler.start_at(state["epoch"], state["images"])
         self._newest = sampler.epoch, sampler.batches_to_skip
@@ -196,6 +204,11 @@ class LoaderFactory:
             # Without a generator of its own, each iteration draws from the global one.
             "generator": torch.Generator().manual_seed(seed % 2**63),
         }
+
+
+def running(trainer: Any) -> Any:
+    """Return a trainer while it runs; None afterwards, when somebody else uses the loaders."""
+    return trainer if trainer and trainer.state.status == TrainerStatus.RUNNING else None
 
 
 def _place(trainer: Any) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 _IMAGES = ("images", "image", "pixel_values", "inputs", "input", "imgs", "img", "x")
@@ -46,13 +47,20 @@ def images_and_labels(batch: Any) -> tuple[Tensor, Tensor]:
     else:
         images, labels = _named(batch, _IMAGES), _named(batch, _LABELS)
     if isinstance(images, Tensor) and isinstance(labels, Tensor) and images.dim() > 1:
-        dims = labels.dim()
-        if len(images) == len(labels) and (dims == 1 or (dims == 2 and labels.is_floating_point())):
-            return images, labels
+        is_soft = labels.is_floating_point()
+        if labels.dim() == 1 + is_soft and len(images) == len(labels):
+            return images, labels if is_soft or labels.dtype == torch.int64 else labels.long()
     raise ValueError(
         "Expected a batch to begin with images (N, ...) and labels (N,) or soft labels (N, C), or "
         f"to have such parts under names like `images` and `labels`, but got {_described(batch)}."
     )
+
+
+def name_of_images(sample: Any) -> str | None:
+    """Return under which name a dict holds an image ``(..., H, W)``; None if it is no such dict."""
+    names = _IMAGES if isinstance(sample, Mapping) else ()
+    images = (name for name in names if isinstance(sample.get(name), Tensor))
+    return next((name for name in images if sample[name].dim() > 1), None)
 
 
 def hard(labels: Tensor) -> Tensor:

@@ -3,10 +3,13 @@
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
+from fashion_lightning.training.calibration import fit_temperature
 from fashion_lightning.training.metrics import Outputs, Steps, TrainingTotals, metrics
 from fashion_lightning.training.optimizers import learning_rates
 
@@ -28,6 +31,7 @@ class EpochModule(LightningModule):
         self._steps = Steps(TrainingTotals())  # of the running epoch
         self._is_noted = False  # whether the running step has been noted
         self._outputs = dict[tuple[str, int], Outputs]()  # by stage and number of the loader
+        self._has_calibrated = False  # in the running fit
 
     def caller(self, step: str) -> Trainer | None:
         """Return the trainer if it has called this step; None if a callback, a loop or a user did.
@@ -47,24 +51,55 @@ class EpochModule(LightningModule):
         Raises:
             FloatingPointError: If it is logged and a loss was not finite.
         """
+        if self._is_noted:
+            return  # An optimizer's closure may run several times for one batch.
         step = self.global_step
         self._steps.note(step, loss, logits, labels)
         self._is_noted = True
-        interval = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        # Several optimizers count steps in another way, and Lightning leaves out what is too much.
+        interval = trainer.log_every_n_steps if self.automatic_optimization else 1  # type: ignore[attr-defined]
         if interval and (step + 1) % interval == 0:
             self.check_loss()
             self.log("train_loss_step", loss, prog_bar=True)
             for rate in learning_rates(trainer)[:1]:
                 self.log("lr", rate)
 
-    def note_outputs(self, stage: str, loader: int, logits: Tensor, labels: Tensor) -> None:
+    def note_outputs(
+        self, stage: str, loader: int, batch_idx: int, logits: Tensor, labels: Tensor
+    ) -> None:
         """Add the logits of a batch to those of its stage and loader."""
+        if batch_idx == loader == 0:  # Forget what an interrupted evaluation may have left.
+            for key in [key for key in self._outputs if key[0] == stage]:
+                del self._outputs[key]
         self._outputs.setdefault((stage, loader), Outputs()).update(logits, labels)
 
     def outputs_of(self, stage: str, loader: int) -> tuple[Tensor, Tensor] | None:
         """Return logits and labels of an epoch, or None if there are none."""
         outputs = self._outputs.get((stage, loader))
         return outputs.result() if outputs else None
+
+    def calibrate(self, logits: Tensor, labels: Tensor) -> None:
+        """Set the temperature by validation images."""
+        self.temperature.fill_(fit_temperature(logits, labels))
+        self._has_calibrated = True
+
+    @override
+    def on_train_start(self) -> None:
+        """Begin without a temperature of this fit."""
+        self._has_calibrated = False
+        super().on_train_start()
+
+    @override
+    def on_train_end(self) -> None:
+        """Warn if the temperature is one of other weights."""
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        averages = any(isinstance(each, StochasticWeightAveraging) for each in callbacks)
+        if self.temperature != 1 and (averages or not self._has_calibrated):
+            reason = "were averaged since" if averages else "were not validated in this fit"
+            rank_zero_warn(
+                f"The temperature is {self.temperature:.3g}, of other weights than these, which "
+                f"{reason}: their probabilities are not calibrated."
+            )
 
     @override
     def on_train_epoch_start(self) -> None:
@@ -96,23 +131,9 @@ class EpochModule(LightningModule):
             self._log_total("train_acc", correct / num_images, prog_bar=True)
 
     @override
-    def on_validation_epoch_start(self) -> None:
-        """Forget what an interrupted validation may have left."""
-        self._forget("val")
-
-    @override
-    def on_test_epoch_start(self) -> None:
-        """Forget what an interrupted test may have left."""
-        self._forget("test")
-
-    @override
     def on_test_epoch_end(self) -> None:
         """Log the metrics of the test images."""
         self.log_evaluation("test", is_calibrated=True)
-
-    def _forget(self, stage: str) -> None:
-        for key in [key for key in self._outputs if key[0] == stage]:
-            del self._outputs[key]
 
     def log_evaluation(self, stage: str, *, is_calibrated: bool) -> None:
         """Log the metrics of an epoch of evaluation, of each loader, and forget its logits."""

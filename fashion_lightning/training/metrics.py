@@ -196,8 +196,12 @@ class Outputs(Metric):
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
         """Append the batches of another one."""
         state = incoming_state if isinstance(incoming_state, dict) else vars(incoming_state)
-        for logits, labels in zip(state["logits"], state["labels"], strict=True):
-            self.update(logits, labels)
+        logits, labels, turns = (
+            [value] if isinstance(value, Tensor) else value
+            for value in (state["logits"], state["labels"], state["turns"])
+        )
+        for batch in zip(logits, labels, turns, strict=True):
+            self.update(*batch[: 3 if self.once else 2])
 
     def result(self) -> tuple[Tensor, Tensor]:
         """Return what `compute` returns, also of a single image, whose dimension Metric drops."""

@@ -1,13 +1,17 @@
 """The optimizers that `FashionMNISTClassifier` knows by name."""
 
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 from lightning.pytorch import Trainer
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
+from fashion_lightning.arguments import expect
+
 OptimizerName = Literal["adamw", "sgd"]
+OPTIMIZER_ARGUMENTS = ("optimizer", "weight_decay", "beta2")
+"""Arguments of the module that an optimizer's state in a checkpoint overrides."""
 
 
 def make_optimizer(
@@ -26,8 +30,12 @@ def make_optimizer(
         lr: Learning rate.
         weight_decay: As the optimizer defines it.
         beta2: AdamW's decay of the running mean of squared gradients.
+
+    Raises:
+        ValueError: If no parameter requires a gradient.
     """
     trained = [weights for weights in parameters if weights.requires_grad]
+    expect(bool(trained), "network", "one with weights that require a gradient", "none")
     optimizer: Optimizer
     if name == "adamw":
         betas = (0.9, beta2)
@@ -40,6 +48,22 @@ def make_optimizer(
     # to clip them. Without the offer, PyTorch's GradScaler unscales and Lightning clips.
     optimizer._step_supports_amp_scaling = False
     return optimizer
+
+
+def check_continued(own: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:
+    """Refuse to continue a run with other arguments of its optimizer, which would have no effect.
+
+    Args:
+        own: The hyperparameters of this module.
+        recorded: Those of the checkpoint.
+
+    Raises:
+        ValueError: Names the first that differs.
+    """
+    for name in OPTIMIZER_ARGUMENTS:
+        right = recorded.get(name, own.get(name))
+        expected = f"{right!r}, with which the run that is continued began"
+        expect(own.get(name) == right, name, expected, own.get(name))
 
 
 def learning_rates(trainer: Trainer) -> list[float]:

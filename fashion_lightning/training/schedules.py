@@ -1,11 +1,14 @@
 """What changes over a run: the learning rate, and anything that decays."""
 
 import math
+from typing import Any
 
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, GradientAccumulationScheduler, Timer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from typing_extensions import override
 
 
 def lr_factor(step: int, total_steps: int, warmup: float) -> float:
@@ -38,62 +41,134 @@ def decay(step: int, total_steps: float, power: float) -> float:
     return remaining
 
 
-class Schedule:
-    """The factors of a `LambdaLR`: see `lr_factor`.
+def planned_steps(trainer: Trainer) -> float:
+    """Return the optimizer steps of a fit in all, or infinity if it has no known end."""
+    steps, epochs = trainer.estimated_stepping_batches, trainer.max_epochs or -1
+    schedulers: list[GradientAccumulationScheduler] = [
+        each
+        for each in trainer.callbacks  # type: ignore[attr-defined]
+        if isinstance(each, GradientAccumulationScheduler)
+    ]
+    if schedulers and epochs > 0 and math.isfinite(trainer.num_training_batches):
+        # Lightning's estimate takes the first epoch's number of batches per step for all epochs.
+        factors = map(schedulers[0].get_accumulate_grad_batches, range(epochs))
+        planned = sum(-(-trainer.num_training_batches // factor) for factor in factors)
+        steps = min(planned, trainer.max_steps) if trainer.max_steps > 0 else planned
+    return steps if steps > 0 else math.inf
 
-    The number of steps is known only when training begins (`settle`): asking for it earlier makes
-    Lightning load the training batches, and forget where a continued run stands in them. The
-    factors follow the module's `lr`, which a search may change after the optimizer was made.
+
+class WarmupLR(LRScheduler):
+    """A learning rate that rises and falls linearly, see `lr_factor`; constant until `settle`.
+
+    The number of steps is known only when training begins: asking for it earlier makes Lightning
+    load the training batches, and forget where a continued run stands in them.
 
     Args:
-        lr: The optimizer's learning rate.
+        optimizer: Its rates are the peaks.
+        lr: The module's learning rate now. A search may change it after the optimizer was made.
         warmup: Fraction of the steps in which the rate rises, in [0, 1].
     """
 
-    def __init__(self, lr: float, warmup: float) -> None:
+    def __init__(self, optimizer: Optimizer, lr: float, warmup: float) -> None:
         self.lr = lr
         self.warmup = warmup
-        self.total_steps = math.inf  # no known end: a constant rate
-        self._scale = 1.0
+        self.total_steps = math.inf
+        self.scale = 1.0
+        super().__init__(optimizer)
 
-    def __call__(self, step: int) -> float:
-        """Return the factor of a step."""
+    @override
+    def get_lr(self) -> list[Any]:
+        """Return the rate of each group, also of groups that were added later, as by finetuning."""
+        for group in self.optimizer.param_groups[len(self.base_lrs) :]:
+            self.base_lrs.append(group.setdefault("initial_lr", group["lr"]))
+        factor = self._factor()
+        return [base * factor for base in self.base_lrs]
+
+    def _factor(self) -> float:
         if math.isinf(self.total_steps):
-            return self._scale
-        return self._scale * lr_factor(step, int(self.total_steps), self.warmup)
+            return self.scale
+        return self.scale * lr_factor(self.last_epoch, int(self.total_steps), self.warmup)
 
-    def settle(self, trainer: Trainer, lr: float, total_steps: float) -> None:
-        """Take what is known when training begins, and warn of what a user may not expect.
+    def settle(self, lr: float, total_steps: float) -> None:
+        """Take what is known when training begins; warn if a continued rate leaps.
 
         Args:
-            trainer: Its optimizer gets the right rate for its next step.
             lr: The module's learning rate now.
             total_steps: Steps of the run; infinite if it has no known end.
         """
         self.total_steps = total_steps
         if lr != self.lr:
-            self._scale = lr / self.lr
-        for config in trainer.lr_scheduler_configs:
-            scheduler = config.scheduler
-            if not isinstance(scheduler, LambdaLR) or self not in scheduler.lr_lambdas:
-                continue  # Another one's, such as that of a search for a learning rate.
-            self._warn_of_early_end(trainer)
-            groups = scheduler.optimizer.param_groups
-            for group, base in zip(groups, scheduler.base_lrs, strict=True):
-                rate = base * self(scheduler.last_epoch)
-                if trainer.global_step and abs(rate - group["lr"]) > 1e-6 * base:
-                    rank_zero_warn(
-                        f"The learning rate goes on with {rate:.3g} instead of {group['lr']:.3g}: "
-                        f"this run plans {total_steps:,} steps, the one that is continued planned "
-                        "another number."
-                    )
-                group["lr"] = rate
+            self.scale = lr / self.lr
+        for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
+            if self.last_epoch and abs(rate - group["lr"]) > 1e-6 * group["initial_lr"]:
+                rank_zero_warn(
+                    f"The learning rate goes on with {rate:.3g} instead of {group['lr']:.3g}: "
+                    f"this run plans {total_steps:,} steps, the one that is continued planned "
+                    "another number."
+                )
+            group["lr"] = rate
 
-    def _warn_of_early_end(self, trainer: Trainer) -> None:
-        ends_early = any(isinstance(each, EarlyStopping) for each in trainer.callbacks)  # type: ignore[attr-defined]
-        if ends_early and self.total_steps < math.inf and not trainer.global_step:
-            rank_zero_info(
-                f"The learning rate rises for {round(self.warmup * self.total_steps):,} steps and "
-                f"falls until step {self.total_steps:,}, as `max_epochs` and `max_steps` say: "
-                "a run that EarlyStopping ends before has trained at high rates only."
-            )
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state, also one of the `LambdaLR` of version 0.1."""
+        super().load_state_dict({k: v for k, v in state_dict.items() if k != "lr_lambdas"})
+
+
+class ScheduledModule(LightningModule):
+    """A LightningModule that spreads a `WarmupLR`, and what decays, over the steps of its fit.
+
+    Attributes:
+        lr: Peak learning rate.
+        warmup: Fraction of the steps in which the rate rises.
+    """
+
+    lr: float
+    warmup: float
+    _schedule: WarmupLR | None = None  # of the running fit
+    _first_step, _total_steps = 0, math.inf  # of the running fit
+
+    def scheduled(self, optimizer: Optimizer) -> Any:
+        """Return what `configure_optimizers` returns for an optimizer with this schedule."""
+        if not self.automatic_optimization:
+            return optimizer  # Lightning steps no schedule then: it would stay at its first rate.
+        schedule = self._schedule = WarmupLR(optimizer, self.lr, self.warmup)
+        # For subclasses whose `on_train_start` is another one.
+        optimizer.register_step_pre_hook(
+            lambda *_: self._settle() if math.isinf(schedule.total_steps) else None
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def remaining(self, power: float) -> float:
+        """Return which fraction remains of something that decays over the running fit."""
+        step = self.global_step // max(1, len(self.trainer.optimizers)) - self._first_step
+        return decay(step, self._total_steps, power)
+
+    @override
+    def on_train_start(self) -> None:
+        """Settle the schedule: a search may have found another rate or number of batches."""
+        self._settle()
+        super().on_train_start()
+
+    def _settle(self) -> None:
+        trainer = self.trainer
+        # A trainer's second fit counts its steps from where the first has ended.
+        self._first_step = 0 if trainer.ckpt_path else self.global_step
+        self._total_steps = planned_steps(trainer) - self._first_step
+        if self._schedule in [config.scheduler for config in trainer.lr_scheduler_configs]:
+            assert self._schedule is not None  # Another's may be there, as in a search for a rate.
+            self._schedule.settle(self.lr, self._total_steps)
+            if not trainer.global_step:
+                _tell_of_early_end(trainer, self.warmup, self._total_steps)
+
+
+def _tell_of_early_end(trainer: Trainer, warmup: float, total_steps: float) -> None:
+    ends_early = any(
+        isinstance(each, EarlyStopping) or (isinstance(each, Timer) and each.time_remaining())
+        for each in trainer.callbacks  # type: ignore[attr-defined]
+    )
+    if ends_early and total_steps < math.inf:
+        rank_zero_info(
+            f"The learning rate rises for {round(warmup * total_steps):,} steps and falls until "
+            f"step {total_steps:,}, as `max_epochs` and `max_steps` say: a run that EarlyStopping "
+            "or `max_time` ends before has trained at high rates only."
+        )
