@@ -5,32 +5,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from typing_extensions import override
 
 from fashion_lightning.arguments import at_least, expect, fraction
 from fashion_lightning.data import files
 from fashion_lightning.data.batches import in_memory
-from fashion_lightning.data.loaders import (
-    LoaderFactory,
-    ResumableLoader,
-    pads_evaluation,
-    running,
-)
-from fashion_lightning.data.split import differing_split, split_digest, split_indices
+from fashion_lightning.data.loaders import LoaderFactory, pads_evaluation, running
+from fashion_lightning.data.run_state import ResumableDataModule
+from fashion_lightning.data.split import split_digest, split_indices
 from fashion_lightning.module import FashionMNISTClassifier
 from fashion_lightning.teacher import teacher_logits
 
 
-class FashionMNISTDataModule(LightningDataModule):
+class FashionMNISTDataModule(ResumableDataModule):
     """FashionMNIST, split 55,000 / 5,000 / 10,000, from memory.
 
-    All loaders are `torch.utils.data.DataLoader`s of ``[images float32 (B, 1, 28, 28) in [0, 1],
-    labels int64 (B,)]`` with independent iterators. Training batches are shuffled and augmented
-    anew each epoch, from the global seed; the others hold every image in the dataset's order.
+    Loaders are `torch.utils.data.DataLoader`s of ``[images float32 (B, 1, 28, 28) in [0, 1], labels
+    int64 (B,)]`` with independent iterators. Training batches are shuffled and augmented anew each
+    epoch, from the global seed; the others hold every image in the dataset's order.
 
     A subclass may put any data set in the place of `train_set`, `val_set` and `test_set`. Those in
     memory (`TensorDataset`, or a `Subset` of one) are moved to the trainer's device as a whole.
@@ -47,20 +42,18 @@ class FashionMNISTDataModule(LightningDataModule):
             batches are then dicts of ``images``, ``labels`` and ``teacher_logits (B, C)``, its
             calibrated logits, computed once for all ``2 * (2 * shift + 1) ** 2`` views per image.
         num_workers: Processes that load batches, >= 0. For images in memory, 0 is fastest.
-        pin_memory: Whether batches are in page-locked memory. With it, or with workers, images
-            stay in main memory, and Lightning moves each batch to the device.
-        pad_evaluation: How several processes share validation and test. False: each image once;
-            some may have one batch fewer, for which a module that synchronizes in each step waits
-            forever. True: PyTorch's `DistributedSampler`, equally many images for each, of which
-            the last repeat the first. None: False under the steps of `FashionMNISTClassifier`.
+        pin_memory: Whether batches are in page-locked memory. With it, or with workers, images stay
+            in main memory.
+        pad_evaluation: How several processes share validation and test. False: each image once, so
+            that some may have a batch fewer. True: equally many, of which the last repeat the
+            first, as modules need that synchronize in each step. None: as the module needs it.
         mirrors: Base URLs from which missing files are downloaded, in this order. None: they are
             taken from the copy in the package. ``[]``: likewise, and never downloaded.
         images: A photograph, or a folder of them, that predict serves instead of the test images,
             in batches of `fashion_lightning.photos.PhotoBatch`.
 
     Raises:
-        FileNotFoundError: If there is nothing at `images`.
-        ValueError: If an argument is out of its range, or `images` is a folder without images.
+        FileNotFoundError, ValueError: If `images` has no images, or an argument is out of range.
 
     Example:
         >>> datamodule = FashionMNISTDataModule(eval_batch_size=64)
@@ -121,8 +114,6 @@ class FashionMNISTDataModule(LightningDataModule):
         self.pad_evaluation = pad_evaluation
         self.mirrors = mirrors
         self._photos = _find_images(images) if images is not None else []
-        self._split_digest: str | None = None  # known once `setup` has read the training images
-        self._interrupted: dict[str, Any] | None = None  # state of an epoch that is to continue
 
     @override
     def prepare_data(self) -> None:
@@ -137,7 +128,7 @@ class FashionMNISTDataModule(LightningDataModule):
         if stage in ("fit", "validate"):
             images, labels = files.load(self.data_dir, train=True)
             train, val = split_indices(labels, self.val_size, self.split_seed)
-            self._split_digest = split_digest(val)
+            self.split_digest = split_digest(val)
             self.train_set = TensorDataset(images[train], labels[train])
             self.val_set = TensorDataset(images[val], labels[val])
         elif stage == "test" or not self._photos:
@@ -156,12 +147,7 @@ class FashionMNISTDataModule(LightningDataModule):
             shift=self.shift,
             teach=partial(teacher_logits, self.teacher) if self.teacher else None,
         )
-        # Lightning also keeps the state of loaders, but fails to restore it where a module has
-        # asked for `estimated_stepping_batches`, as those with a schedule do.
-        if isinstance(loader, ResumableLoader) and self._interrupted:
-            loader.load_state_dict(self._interrupted)
-            self._interrupted = None
-        return loader
+        return self.continued(loader)
 
     @override
     def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
@@ -190,30 +176,6 @@ class FashionMNISTDataModule(LightningDataModule):
     def _evaluation(self, dataset: Any, **options: Any) -> DataLoader[Any]:
         pads = pads_evaluation(running(self.trainer), self.pad_evaluation, FashionMNISTClassifier)
         return self._factory().evaluation(dataset, self.eval_batch_size, pads=pads, **options)
-
-    @override
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint records: the split, and where training stands in its epoch."""
-        loader = self.trainer.train_dataloader if self.trainer else None
-        return {
-            "split_seed": self.split_seed,
-            "val_size": self.val_size,
-            "split_digest": self._split_digest,
-            "train": loader.state_dict() if isinstance(loader, ResumableLoader) else None,
-        }
-
-    @override
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take what a checkpoint records; warn if it was trained with another split."""
-        if self.trainer and self.trainer.state.fn == TrainerFn.FITTING:
-            self._interrupted = state_dict.get("train")
-        difference = differing_split(self.state_dict(), state_dict)
-        if difference:
-            rank_zero_warn(difference)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy needs: not the trainer."""
-        return {**self.__dict__, "trainer": None}
 
 
 def _find_images(path: str | Path) -> list[Path]:

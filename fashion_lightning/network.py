@@ -11,11 +11,7 @@ from fashion_lightning.arguments import at_least, expect
 
 
 def check_floating_point(images: Tensor) -> None:
-    """Refuse images in 0 ... 255, which a network would treat as very bright ones.
-
-    Raises:
-        ValueError: If the images are not floating point.
-    """
+    """Raise a ValueError for images in 0 ... 255, which a network would treat as very bright."""
     if not images.is_floating_point():
         raise ValueError(
             "Expected `images` to be floating point in [0, 1], as torchvision's ToTensor gives "
@@ -24,12 +20,7 @@ def check_floating_point(images: Tensor) -> None:
 
 
 def check_logits(logits: Any, num_classes: int) -> None:
-    """Refuse the output of a network that does not return logits, ``(N, num_classes)``.
-
-    Raises:
-        TypeError: If it is not a tensor.
-        ValueError: If it has another shape.
-    """
+    """Raise a TypeError or ValueError for a network's output other than ``(N, num_classes)``."""
     if not isinstance(logits, Tensor):
         raise TypeError(
             "Expected `network` to return logits, a tensor (N, num_classes), but got "
@@ -51,15 +42,7 @@ def materialize(module: nn.Module, images: Tensor) -> None:
 
 
 def check_images(images: Tensor, side: int = 28) -> None:
-    """Refuse what is not a batch of grey images.
-
-    Args:
-        images: Expected floating point, ``(N, 1, side, side)`` or ``(N, side, side)``.
-        side: Height and width in pixels.
-
-    Raises:
-        ValueError: If the images are not floating point or have another shape.
-    """
+    """Raise a ValueError for other than floats ``(N, 1, side, side)`` or ``(N, side, side)``."""
     check_floating_point(images)
     shape = tuple(images.shape)
     if shape[1:] not in ((1, side, side), (side, side)):
@@ -98,12 +81,8 @@ class MLP(nn.Module):
         at_least(1, hidden_features=hidden_features, num_classes=num_classes)
         at_least(1, in_features=in_features)
         self._side = isqrt(in_features)
-        expect(
-            self._side**2 == in_features,
-            "in_features",
-            "a square number, the pixels of a square image",
-            in_features,
-        )
+        right = "a square number, the pixels of a square image"
+        expect(self._side**2 == in_features, "in_features", right, in_features)
         self.init_args = {  # A checkpoint rebuilds the network with these.
             "in_features": in_features,
             "hidden_features": hidden_features,
@@ -119,13 +98,10 @@ class MLP(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits of a batch of images.
+        """Return logits, ``(N, num_classes)``.
 
         Args:
             images: Floating point, ``(N, 1, 28, 28)`` or ``(N, 28, 28)``.
-
-        Returns:
-            Logits, ``(N, num_classes)``.
 
         Raises:
             ValueError: If the images have another shape or are not floating point.
@@ -176,13 +152,10 @@ class ConvNet(nn.Module):
         self.classify = nn.Linear(8 * channels, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits of a batch of images.
+        """Return logits, ``(N, num_classes)``.
 
         Args:
             images: Floating point, ``(N, 1, 28, 28)`` or ``(N, 28, 28)``.
-
-        Returns:
-            Logits, ``(N, num_classes)``.
 
         Raises:
             ValueError: If the images have another shape or are not floating point.

@@ -26,7 +26,12 @@ class _InTurns(DistributedSampler[int]):
     """
 
     def __init__(
-        self, dataset: Any, batch_size: int, rank: int | None, num_replicas: int | None
+        self,
+        dataset: Any,
+        batch_size: int,
+        *,
+        rank: int | None = None,
+        num_replicas: int | None = None,
     ) -> None:
         at_least(1, batch_size=batch_size)
         # The parent's constructor would settle the processes, and lengths that follow from them.
@@ -68,16 +73,6 @@ class TurnsSampler(_InTurns):
         rank: Number of this process. None: that of `torch.distributed`.
         num_replicas: Number of processes. None: likewise.
     """
-
-    def __init__(
-        self,
-        dataset: Any,
-        batch_size: int,
-        *,
-        rank: int | None = None,
-        num_replicas: int | None = None,
-    ) -> None:
-        super().__init__(dataset, batch_size, rank, num_replicas)
 
     @override
     def __len__(self) -> int:
@@ -131,7 +126,7 @@ class ShuffledSampler(_InTurns):
         rank: int | None = None,
         num_replicas: int | None = None,
     ) -> None:
-        super().__init__(dataset, batch_size, rank, num_replicas)
+        super().__init__(dataset, batch_size, rank=rank, num_replicas=num_replicas)
         fraction(horizontal_flip=horizontal_flip)
         expect(0 <= shift <= 27, "shift", "an int in 0 ... 27", shift)
         self.seed = seed
@@ -143,14 +138,10 @@ class ShuffledSampler(_InTurns):
         self._check_size()
 
     def _check_size(self) -> None:
-        num_images, processes = len(self.dataset), self.num_replicas
-        expect(
-            self.batch_size * processes <= num_images,
-            "batch_size",
-            f"at most {num_images // processes} ({num_images} training images, "
-            f"{processes} process{'es' if processes > 1 else ''})",
-            self.batch_size,
-        )
+        num_images, n = len(self.dataset), self.num_replicas
+        processes = f"{n} process{'es' if n > 1 else ''}"
+        right = f"at most {num_images // n} ({num_images} training images, {processes})"
+        expect(self.batch_size * n <= num_images, "batch_size", right, self.batch_size)
 
     @override
     def __len__(self) -> int:
@@ -160,11 +151,7 @@ class ShuffledSampler(_InTurns):
 
     @override
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch of all following iterations.
-
-        Args:
-            epoch: Its number, from 0.
-        """
+        """Set the epoch, from 0, of all following iterations."""
         self.epoch = epoch
         self._is_set = True
 
@@ -180,13 +167,11 @@ class ShuffledSampler(_InTurns):
         """
         step = self.batch_size * self.num_replicas
         is_inside = images < len(self.dataset) // step * step
-        expect(
-            not is_inside or images % step == 0,
-            "batch_size",
+        right = (
             f"such that batches of all {self.num_replicas} processes begin after {images} "
-            "images, where the checkpoint was written",
-            self.batch_size,
+            "images, where the checkpoint was written"
         )
+        expect(not is_inside or images % step == 0, "batch_size", right, self.batch_size)
         self._start = (epoch, images) if is_inside else (epoch + 1, 0)
         self.epoch = self._start[0]
 

@@ -58,13 +58,7 @@ class TrainingTotals(Metric):
 
     @override
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Add images.
-
-        Args:
-            loss: Their mean loss.
-            logits: ``(N, num_classes)``.
-            labels: Class numbers ``(N,)``, or soft labels ``(N, num_classes)``.
-        """
+        """Add images: mean loss, logits ``(N, C)``, labels ``(N,)`` or soft ones ``(N, C)``."""
         correct = (logits.argmax(dim=1) == hard(labels)).sum()
         parts = (loss.detach().cpu().double() * len(labels), correct.cpu(), len(labels))
         self.totals = self.totals + torch.stack([torch.as_tensor(p).double() for p in parts])
@@ -167,8 +161,8 @@ class Outputs(Metric):
         """Add a batch.
 
         Args:
-            logits: ``(N, num_classes)``.
-            labels: Class numbers ``(N,)``, or soft labels ``(N, num_classes)``.
+            logits: ``(N, C)``.
+            labels: Class numbers ``(N,)``, or soft labels ``(N, C)``.
             places: The images' places in their order, ``(N,)``. None: as the processes take turns.
         """
         if places is None:

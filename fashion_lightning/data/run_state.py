@@ -1,0 +1,62 @@
+"""What a checkpoint records of the data: its split, and where training stands in its epoch."""
+
+from typing import Any
+
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
+from torch.utils.data import DataLoader
+from typing_extensions import override
+
+from fashion_lightning.data.loaders import ResumableLoader
+from fashion_lightning.data.split import differing_split
+
+
+class ResumableDataModule(LightningDataModule):
+    """A LightningDataModule whose training loader continues inside an epoch.
+
+    Attributes:
+        val_size: Images held out for validation.
+        split_seed: What they were drawn from.
+        split_digest: Checksum of their indices, known after `setup`.
+    """
+
+    val_size: int
+    split_seed: int
+    split_digest: str | None = None
+    _interrupted: dict[str, Any] | None = None  # state of an epoch that is to continue
+
+    def continued(self, loader: DataLoader[Any]) -> DataLoader[Any]:
+        """Return a training loader where the interrupted epoch continues.
+
+        Lightning also keeps the state of loaders, but fails to restore it where a module has asked
+        for `estimated_stepping_batches`, as those with a schedule do.
+        """
+        if isinstance(loader, ResumableLoader) and self._interrupted:
+            loader.load_state_dict(self._interrupted)
+            self._interrupted = None
+        return loader
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint records: the split, and where training stands in its epoch."""
+        loader = self.trainer.train_dataloader if self.trainer else None
+        return {
+            "split_seed": self.split_seed,
+            "val_size": self.val_size,
+            "split_digest": self.split_digest,
+            "train": loader.state_dict() if isinstance(loader, ResumableLoader) else None,
+        }
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take what a checkpoint records; warn if its split is another one."""
+        if self.trainer and self.trainer.state.fn == TrainerFn.FITTING:
+            self._interrupted = state_dict.get("train")
+        difference = differing_split(self.state_dict(), state_dict)
+        if difference:
+            rank_zero_warn(difference)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs: not the trainer."""
+        return {**self.__dict__, "trainer": None}
