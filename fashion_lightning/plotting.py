@@ -142,7 +142,7 @@ def reliability_diagram(
             marker=marker,
             linewidth=width,
             clip_on=False,  # Points on the edge are seen whole.
-            label=f"{label}ECE {_percent(ece.item())}",
+            label=f"{label}ECE {percent(ece.item(), 1)}",
         )
         counts[-2] += counts[-1]  # A bin without a width has no bar.
         histogram.stairs(
@@ -206,7 +206,7 @@ def mistakes(
         _show(axes, image, extent=(left, left + side, top + side, top))
         middle = left + side / 2
         axes.text(middle, top - 0.04, f"true {class_names[label]}", ha="center", va="bottom")
-        text = f"predicted\n{class_names[prediction]} {_percent(confidence)}"
+        text = f"predicted\n{class_names[prediction]} {percent(confidence, 1)}"
         axes.text(middle, top + side + 0.03, text, ha="center", va="top", color=_RUST)
     axes.axis("off")
     axes.set(xlim=(0, _WIDTH), ylim=(height * rows, 0))
@@ -353,7 +353,7 @@ def preview(
         values, classes = row.topk(min(3, len(row)))
         colors = [_BLUE, _LINE, _LINE][: len(values)]
         bars = answer.barh(range(len(values)), values.tolist(), color=colors, height=0.55)
-        answer.bar_label(bars, [_percent(value) for value in values.tolist()], padding=3)
+        answer.bar_label(bars, [percent(value, 1) for value in values.tolist()], padding=3)
         answer.set_yticks(range(len(values)), [class_names[label] for label in classes])
         answer.set(xlim=(0, 1.4), ylim=(2.6, -0.6), xticks=[])
         answer.spines["bottom"].set_visible(False)
@@ -373,8 +373,9 @@ def _notice(text: str) -> Figure:
     return figure
 
 
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f} %"
+def percent(fraction: float, digits: int = 2) -> str:
+    """Return a fraction in percent, with a no-break space, such as ``90.36 %``."""
+    return f"{100 * fraction:.{digits}f}\u00a0%"
 
 
 def _pixels(image: Tensor) -> Any:

@@ -128,7 +128,7 @@ def test_points_and_bars_of_the_reliability_diagram_are_numpys(n_bins: int) -> N
         assert np.array_equal(bars.get_data().values, [*counts[:-2], counts[-2:].sum()])
         assert np.allclose(bars.get_data().edges, np.linspace(0, 1, n_bins + 1))
         ece = np.average(abs(points[:, 0] - points[:, 1]), weights=counts[counts > 0])
-        assert str(line.get_label()).endswith(f"ECE {100 * ece:.1f} %")
+        assert str(line.get_label()).endswith(f"ECE {100 * ece:.1f}\u00a0%")
     before_name, after_name = (str(line.get_label()) for line in lines)
     assert before_name.startswith("before temperature scaling")
     assert after_name.startswith("after temperature scaling")
@@ -166,7 +166,7 @@ def test_a_mistake_has_its_image_its_classes_and_its_confidence(
         for text, edge in ((above, top), (below, bottom)):
             assert text.get_position() == pytest.approx(((left + right) / 2, edge), abs=0.1)
     assert len(places) == k
-    assert axes.texts[1].get_text().endswith(" 98.7 %")
+    assert axes.texts[1].get_text().endswith(" 98.7\u00a0%")
 
 
 def test_no_mistakes_are_said_to_be_none() -> None:
@@ -250,7 +250,7 @@ def test_a_preview_has_original_input_and_answer_in_a_row() -> None:
         widths = [bar.get_width() for bar in answer.patches]
         np.testing.assert_allclose(widths, values[:3], rtol=1e-6)
         assert [text.get_text() for text in answer.texts] == [
-            f"{100 * value:.1f} %" for value in values[:3].tolist()
+            f"{100 * value:.1f}\u00a0%" for value in values[:3].tolist()
         ]
     assert {"the network sees", "its answer"} <= set(texts(figure))
     assert pictures[0].size == (400, 30)  # What is drawn is a copy.

@@ -205,7 +205,7 @@ def _figures(
 ) -> "dict[str, Figure]":
     """Draw what a test and the run before it have to show."""
     from fashion_lightning import plotting
-    from fashion_lightning.report.page import read_curves
+    from fashion_lightning.report.curves import read_curves
 
     candidates = [torch.cat(parts) for parts in zip(*mistakes, strict=True)]
     order = candidates[3].argsort(descending=True)[:_MISTAKES]
