@@ -289,7 +289,7 @@ def samples(
 
 
 @style.context(_STYLE)
-def seeds(summary: Mapping[str, Any]) -> Figure:
+def draw_seeds(summary: Mapping[str, Any]) -> Figure:
     """Draw the accuracy of runs that differ by their seed, and the F1 score of each class.
 
     Args:

@@ -1,12 +1,12 @@
-"""Runs that differ by their seed alone: what their tests say together, and beside other runs'.
+"""Statistics over runs that differ only in their seed.
 
-A single run tells little: on FashionMNIST, two seeds differ by more
-than most ideas are worth.
+On FashionMNIST, two seeds differ by more than most changes of a recipe do.
 """
 
 import csv
 import json
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -14,113 +14,126 @@ from typing import Any
 from fashion_lightning.arguments import expect
 from fashion_lightning.atomic import replacing
 
-_METRICS = ("test_acc", "test_loss", "test_f1", "test_ece")
-_PER_CLASS = ("precision", "recall", "f1")
+
+def require_scipy() -> None:
+    """Refuse to begin several seeds without scipy, whose t-distribution their summary needs.
+
+    Raises:
+        ImportError: If it is not installed; names the extra that installs it.
+    """
+    if find_spec("scipy") is None:
+        raise ImportError(
+            "Expected scipy to be installed for several seeds, but it is not: "
+            "pip install 'fashion-lightning[seeds]'."
+        )
 
 
 def summarize(reports: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
-    """Say of each number in reports how it is distributed over the seeds.
+    """Summarize the test metrics of runs with several seeds.
 
     Args:
         reports: By seed, what `ReportWriter` writes to ``metrics.json``; two or more.
 
     Returns:
-        ``seeds``; ``metrics``, by the metric's name; and ``per_class``, by class name and
-        ``precision``, ``recall`` or ``f1``. Each number has ``values`` (in the seeds' order),
-        ``mean``, ``std`` (the sample's, n - 1) and ``interval`` (95 % for the mean, by Student's
-        t-distribution: it says what other seeds would change, not what other test images would).
+        ``seeds``; ``metrics``, by the names in the reports that begin with ``test_``; and
+        ``per_class``, by class name and ``precision``, ``recall`` or ``f1``. Each number has
+        ``values`` (in the seeds' order), ``mean``, ``std`` (of the sample, n - 1) and ``interval``
+        (95 % for the mean over seeds, by Student's t-distribution; the test images are the same in
+        all runs, so it does not cover other images).
 
     Raises:
-        ValueError: If there are less than two reports.
+        ImportError: If scipy is not installed.
+        ValueError: If there are fewer than two reports.
 
     Example:
-        >>> report = {f"test_{name}": 0.5 for name in ("loss", "f1", "ece")} | {"per_class": {}}
-        >>> runs = {0: report | {"test_acc": 0.90}, 1: report | {"test_acc": 0.92}}
+        >>> runs = {0: {"test_acc": 0.90, "per_class": {}}, 1: {"test_acc": 0.92, "per_class": {}}}
         >>> accuracy = summarize(runs)["metrics"]["test_acc"]
         >>> round(accuracy["mean"], 3), round(accuracy["std"], 3)
         (0.91, 0.014)
     """
     expect(len(reports) >= 2, "reports", "those of two seeds or more", len(reports))
-    all_of_them = list(reports.values())
+    require_scipy()
+    runs = list(reports.values())
     return {
         "seeds": list(reports),
         "metrics": {
-            name: _distribution([report[name] for report in all_of_them]) for name in _METRICS
+            name: _distribution([run[name] for run in runs])
+            for name in runs[0]
+            if name.startswith("test_")
         },
         "per_class": {
-            name: {
-                kind: _distribution([report["per_class"][name][kind] for report in all_of_them])
-                for kind in _PER_CLASS
+            class_name: {
+                name: _distribution([run["per_class"][class_name][name] for run in runs])
+                for name in numbers
+                if name != "support"
             }
-            for name in all_of_them[0]["per_class"]
+            for class_name, numbers in runs[0]["per_class"].items()
         },
     }
 
 
 def compare(summary: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """Tell whether two summaries differ by more than the chance of their seeds.
-
-    Runs with the same seed are a pair: a paired t-test of their differences (scipy's `ttest_rel`).
+    """Compare two summaries by paired t-tests; runs with the same seed are a pair.
 
     Args:
-        summary: What `summarize` has returned.
-        other: What it is compared with. Seeds that only one of both has are left out.
+        summary: What `summarize` returned.
+        other: The same of other runs. Seeds and metrics that only one of both has are left out.
 
     Returns:
-        ``seeds``, those that both have, and ``metrics``: by the metric's name, ``difference`` (mean
-        of ours minus theirs), its ``interval`` (95 %) and ``p_value``, the probability of such a
-        difference, or a larger one, if there were none; 1 if all pairs are equal.
+        ``seeds``, those that both have, and ``metrics``: by name, ``difference`` (mean of `summary`
+        minus `other`), its ``interval`` (95 %) and ``p_value``, the probability of a difference at
+        least as large if there were none; 1 if all pairs are equal.
 
     Raises:
-        ValueError: If they have less than two seeds in common.
+        ImportError: If scipy is not installed.
+        ValueError: If they have fewer than two seeds in common.
     """
-    from scipy.stats import ttest_rel  # Only this needs it, and it is slow to import.
-
     seeds = [seed for seed in summary["seeds"] if seed in other["seeds"]]
     expect(len(seeds) >= 2, "other", "a summary with two of the same seeds", other["seeds"])
+    require_scipy()
+    from scipy.stats import ttest_rel  # takes 1 to 2 s
+
     metrics = {}
-    for name in _METRICS:
+    for name in [name for name in summary["metrics"] if name in other["metrics"]]:
         ours, theirs = (
             [each["metrics"][name]["values"][each["seeds"].index(seed)] for seed in seeds]
             for each in (summary, other)
         )
-        differences = _distribution([a - b for a, b in zip(ours, theirs, strict=True)])
-        p_value = 1.0 if ours == theirs else float(ttest_rel(ours, theirs).pvalue)
+        test = ttest_rel(ours, theirs)
         metrics[name] = {
-            "difference": differences["mean"],
-            "interval": differences["interval"],
-            "p_value": p_value,
+            "difference": fmean(ours) - fmean(theirs),
+            "interval": [float(end) for end in test.confidence_interval(0.95)],
+            "p_value": 1.0 if ours == theirs else float(test.pvalue),
         }
     return {"seeds": seeds, "metrics": metrics}
 
 
 def read_summary(path: str | Path) -> dict[str, Any]:
-    """Read what `fit --seeds` has written to ``summary.json``.
+    """Read the ``summary.json`` of `fit --seeds`.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it holds something else.
     """
     try:
-        summary = json.loads(Path(path).read_text(encoding="utf-8"))
-        complete = all(
-            len(summary["metrics"][name]["values"]) == len(summary["seeds"]) for name in _METRICS
-        )
+        summary: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+        lengths = {len(number["values"]) for number in summary["metrics"].values()}
+        complete = lengths == {len(summary["seeds"])}
     except OSError as error:
         raise type(error)(
             f"Expected a summary.json of `fit --seeds`, but got {path} ({error.strerror})."
         ) from error
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         complete = False
     if not complete:
         raise ValueError(
             f"Expected a summary.json of `fit --seeds`, but {path} holds something else."
         )
-    return dict(summary)
+    return summary
 
 
 def describe(summary: Mapping[str, Any]) -> str:
-    """Write a summary as text: a line for each metric, and for each difference."""
+    """Return a summary as text: one line per metric, and one per difference."""
     seeds = ", ".join(map(str, summary["seeds"]))
     lines = [f"{'Seeds ' + seeds:32}mean     std      95 % interval of the mean"]
     for name, number in summary["metrics"].items():
@@ -141,24 +154,25 @@ def describe(summary: Mapping[str, Any]) -> str:
 
 
 def write_summary(summary: Mapping[str, Any], folder: Path) -> None:
-    """Write a summary to ``summary.json``, a table of the runs, and a figure.
+    """Write ``summary.json``, ``summary.csv`` (one row per run) and ``summary.png``.
 
     Args:
-        summary: What `summarize` has returned, with ``runs``, their folders.
-        folder: Where ``summary.json``, ``summary.csv`` and ``summary.png`` get their place.
+        summary: What `summarize` returned, with ``runs``, their folders.
+        folder: Where the files are written.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If a file cannot be written.
     """
-    from fashion_lightning.plotting import png, seeds  # matplotlib is slow to import.
+    from fashion_lightning.plotting import draw_seeds, png  # matplotlib is slow to import
 
-    columns = [summary["metrics"][name]["values"] for name in _METRICS]
+    names = list(summary["metrics"])
+    values = [summary["metrics"][name]["values"] for name in names]
     with replacing(folder / "summary.csv") as new, new.open("w", newline="") as file:
         rows = csv.writer(file)
-        rows.writerow(["seed", *_METRICS, "run"])
-        rows.writerows(zip(summary["seeds"], *columns, summary["runs"], strict=True))
+        rows.writerow(["seed", *names, "run"])
+        rows.writerows(zip(summary["seeds"], *values, summary["runs"], strict=True))
     with replacing(folder / "summary.png") as new:
-        new.write_bytes(png(seeds(summary)))
+        new.write_bytes(png(draw_seeds(summary)))
     with replacing(folder / "summary.json") as new:
         new.write_text(json.dumps(summary, indent=2) + "\n")
 
@@ -166,11 +180,13 @@ def write_summary(summary: Mapping[str, Any], folder: Path) -> None:
 def _distribution(values: Sequence[float]) -> dict[str, Any]:
     from scipy.stats import t
 
-    mean, std, n = fmean(values), stdev(values), len(values)
-    half = float(t.ppf(0.975, n - 1)) * std / n**0.5
+    mean, std = fmean(values), stdev(values)
+    error = std / len(values) ** 0.5
+    # Scaled here: with equal values, and so `scale=0`, scipy returns NaN.
+    ends = t.interval(0.95, len(values) - 1)
     return {
         "values": [*values],
         "mean": mean,
         "std": std,
-        "interval": [mean - half, mean + half],
+        "interval": [mean + error * float(end) for end in ends],
     }

@@ -1,8 +1,9 @@
-"""What several seeds say together, against NumPy and SciPy; and the command that trains them."""
+"""Statistics over several seeds, against NumPy and SciPy, and the command that trains them."""
 
 import csv
 import json
 import signal
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from support import Command
 from support.interruptions import run as run_command
 
 from fashion_lightning import CLASSES
-from fashion_lightning.plotting import seeds as draw
+from fashion_lightning.plotting import draw_seeds
 from fashion_lightning.seeds import compare, describe, read_summary, summarize
 
 METRICS = ("test_acc", "test_loss", "test_f1", "test_ece")
@@ -70,13 +71,20 @@ def test_runs_are_compared_seed_by_seed() -> None:
     assert found["interval"] == pytest.approx([*test.confidence_interval(0.95)])
 
 
-def test_what_is_the_same_does_not_differ() -> None:
+def test_equal_runs_have_no_difference() -> None:
     summary = summarize(reports([0, 1, 2], 1))
     for number in compare(summary, summary)["metrics"].values():
         assert number == {"difference": 0, "interval": [0, 0], "p_value": 1}
 
 
-def test_one_seed_has_no_spread() -> None:
+def test_a_metric_that_only_one_summary_has_is_not_compared() -> None:
+    runs = reports([0, 1], 1)
+    more = summarize({seed: {**run, "test_auc": 0.9} for seed, run in runs.items()})
+    assert more["metrics"]["test_auc"]["mean"] == 0.9
+    assert set(compare(more, summarize(runs))["metrics"]) == {*METRICS}
+
+
+def test_one_seed_or_pair_is_refused() -> None:
     with pytest.raises(ValueError, match="Expected `reports` to be those of two seeds or more"):
         summarize(reports([0], 0))
     summary = summarize(reports([0, 1], 0))
@@ -84,20 +92,31 @@ def test_one_seed_has_no_spread() -> None:
         compare(summary, summarize(reports([1, 2], 0)))
 
 
+def test_runs_with_equal_numbers_have_an_interval_of_no_width() -> None:
+    summary = summarize({seed: {"test_f1": 0.5, "per_class": {}} for seed in range(3)})
+    assert summary["metrics"]["test_f1"]["interval"] == [0.5, 0.5]
+
+
+def test_without_scipy_several_seeds_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with pytest.raises(ImportError, match=r"pip install 'fashion-lightning\[seeds\]'"):
+        summarize(reports([0, 1], 0))
+
+
 def test_a_summary_is_described_and_drawn() -> None:
     summary = summarize(reports([0, 1, 2], 1))
     text = describe({**summary, "comparison": {"with": "x.json", **compare(summary, summary)}})
     assert f"test_acc{summary['metrics']['test_acc']['mean']:.4f}" in text.replace(" ", "")
     assert "3 pairs with x.json" in text
-    shown = {text.get_text() for text in draw(summary).findobj(Text)}
+    shown = {text.get_text() for text in draw_seeds(summary).findobj(Text)}
     assert {*CLASSES} <= shown
 
 
-def test_numbers_below_close_seeds_can_be_read() -> None:
+def test_tick_labels_do_not_overlap_if_seeds_are_close() -> None:
     runs = reports([0, 1, 2, 3, 4], 1)
     for run, accuracy in zip(runs.values(), (0.9191, 0.9179, 0.9181, 0.9189, 0.9197), strict=True):
         run["test_acc"] = accuracy
-    figure = draw(summarize(runs))
+    figure = draw_seeds(summarize(runs))
     figure.draw_without_rendering()
     for axes in figure.axes:
         boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
@@ -105,8 +124,11 @@ def test_numbers_below_close_seeds_can_be_read() -> None:
         assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"seeds": [0], "metrics": {"test_acc": 1}}'])
-def test_a_file_that_is_no_summary_is_refused(content: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{}", '{"seeds": [], "metrics": {}}', '{"seeds": [0], "metrics": {"test_acc": 1}}'],
+)
+def test_a_file_without_a_summary_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(ValueError, match=r"summary\.json of `fit --seeds`, but .* something else"):
         read_summary(tmp_path / "x.json")
@@ -144,7 +166,7 @@ def test_the_command_trains_several_seeds(
     difference = np.mean(ours) - np.mean(theirs)
     assert second["comparison"]["metrics"]["test_loss"]["difference"] == pytest.approx(difference)
 
-    # A run among several is the run that its own config file describes.
+    # The config file of one run describes that run alone.
     config = str(logs / "version_1" / "config.yaml")
     command(
         *("fit", "--config", config, "--trainer.default_root_dir", str(tmp_path)),
@@ -164,7 +186,7 @@ def test_the_command_trains_several_seeds(
 
 @pytest.mark.long
 def test_several_seeds_continue_where_they_stopped(tmp_path: Path, data_dir: Path) -> None:
-    """Stopped in the second of three runs, they end with the weights of those that were not."""
+    """Stopped in the second of three runs, they end with the weights of an uninterrupted series."""
     words = [
         *("fit", "--seeds", "3", "--trainer.max_epochs", "2", "--every_n_train_steps", "1"),
         *("--trainer.limit_train_batches", "3", "--trainer.limit_val_batches", "2"),
