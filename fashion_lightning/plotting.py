@@ -1,54 +1,48 @@
 """Figures: tensors and plain values in, matplotlib figures out. No trainer, no files, no pyplot.
 
-All are as wide as a phone shows well: their smallest text can be read at 400 pixels.
+The smallest text is legible where a figure is shown 400 pixels wide, as on a telephone.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import PurePath
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from matplotlib import colormaps, style
-from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
+from matplotlib import style
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 from PIL import Image, ImageOps
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
-from torchmetrics.utilities.plot import plot_confusion_matrix
 
 from fashion_lightning.data.files import CLASSES
 
-# Of Okabe and Ito's palette: colour-blind readers tell these two apart, and so does grey print.
+# From Okabe and Ito's palette, which colour-blind readers and grey prints can distinguish.
 _BLUE, _ORANGE = "#0072B2", "#D55E00"
-_RUST = "#B34700"  # A darker orange, in which small text can be read.
+_RUST = "#B34700"  # a darker orange for small text
 _WIDTH = 5.2  # inches
 _INK, _LINE, _GRID = "#374151", "#9CA3AF", "#E5E7EB"
-# On top of matplotlib's defaults: a user's matplotlibrc is for the user's own figures.
+# On top of matplotlib's defaults, so that a user's matplotlibrc does not apply.
 _STYLE: list[Any] = [
     "default",
     {
         "figure.dpi": 150,
         "font.size": 9,
         "axes.titlesize": "medium",
-        "axes.edgecolor": _LINE,
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.axisbelow": True,
         "grid.color": _GRID,
         "lines.markersize": 4,
         "legend.frameon": False,
-        "text.color": _INK,
-        "axes.labelcolor": _INK,
-        "xtick.labelcolor": _INK,
-        "ytick.labelcolor": _INK,
-        "xtick.color": _LINE,
-        "ytick.color": _LINE,
+        "xtick.major.size": 0,
+        "ytick.major.size": 0,
+        "axes.edgecolor": _LINE,
+        **dict.fromkeys(["text.color", "axes.labelcolor", "xtick.color", "ytick.color"], _INK),
     },
 ]
 
@@ -70,39 +64,27 @@ def png(figure: Figure) -> bytes:
 def confusion_matrix(
     confusion: Tensor | Sequence[Sequence[int]], class_names: Sequence[str] = CLASSES
 ) -> Figure:
-    """Draw how many images of each class were taken for which class.
+    """Draw a confusion matrix.
 
     Args:
         confusion: Counts, ``(C, C)``, row = true class, column = predicted class.
         class_names: Names of the C classes. Of more than 20, only some are shown, and no counts.
     """
-    figure = _figure(5.0, "compressed")
+    figure = Figure(figsize=(_WIDTH, 5.0), layout="compressed")
     axes = figure.subplots()
-    # Nearly all images lie on the diagonal. A square root lets the mistakes beside it be seen.
-    shades = ListedColormap(colormaps["Blues"](np.linspace(0, 1, 256) ** 0.5))
-    many = len(class_names) > 20
-    with warnings.catch_warnings():
-        # NumPy 2 asks of tensors what PyTorch does not have yet.
-        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
-        plot_confusion_matrix(
-            torch.as_tensor(confusion),
-            ax=axes,
-            labels=[*class_names],
-            cmap=shades,
-            add_text=not many,
-        )
+    counts = torch.as_tensor(confusion).cpu().numpy()
+    # Most images lie on the diagonal; a square root makes the others visible.
+    axes.imshow(counts, cmap="Blues", norm=PowerNorm(0.5, vmin=0))
+    if len(class_names) <= 20:
+        for (row, column), count in np.ndenumerate(counts):
+            color = "white" if count > counts.max() / 4 else _INK if count else _LINE
+            axes.text(column, row, f"{count}", ha="center", va="center", color=color)
     step = -(-len(class_names) // 20)
     places, names = range(0, len(class_names), step), class_names[::step]
-    axes.set_xticks(places, names, rotation=40, ha="right", rotation_mode="anchor", size="medium")
-    axes.set_yticks(places, names, rotation=0, size="medium")
-    axes.set_xlabel("predicted class", size="medium")
-    axes.set_ylabel("true class", size="medium")
-    axes.tick_params(length=0)
+    axes.set_xticks(places, names, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(places, names)
+    axes.set(xlabel="predicted class", ylabel="true class")
     axes.spines[:].set_visible(False)
-    for text in axes.texts:
-        text.set_fontsize("medium")
-        if text.get_text() == "0":
-            text.set_color(_LINE)
     return figure
 
 
@@ -110,13 +92,11 @@ def confusion_matrix(
 def reliability_diagram(
     probs: Tensor, labels: Tensor, uncalibrated: Tensor | None = None, n_bins: int = 15
 ) -> Figure:
-    """Draw how often predictions of some confidence are right, above how many of them there are.
+    """Draw accuracy by confidence, above a histogram of the confidence.
 
-    The bins are those of torchmetrics' calibration error: `n_bins` of equal width, each with its
-    lower edge, and one for a confidence of exactly 1. A point stands at the mean confidence and the
-    accuracy of a bin that has images.
-
-    Source: Guo et al. 2017, section 2, https://arxiv.org/abs/1706.04599
+    The bins are those of torchmetrics' calibration error: `n_bins` of equal width, which include
+    their lower edge, and one for a confidence of exactly 1. Each bin that has images is a point at
+    its mean confidence and its accuracy (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
 
     Args:
         probs: Probabilities, ``(N, num_classes)``.
@@ -124,7 +104,7 @@ def reliability_diagram(
         uncalibrated: Probabilities before temperature scaling, ``(N, num_classes)``, to compare.
         n_bins: Number of bins.
     """
-    figure = _figure(5.6)
+    figure = Figure(figsize=(_WIDTH, 5.6), layout="constrained")
     curve, histogram = figure.subplots(2, sharex=True, height_ratios=[3, 1])
     curve.plot([0, 1], [0, 1], color=_LINE, linestyle="--", label="perfectly calibrated")
     edges = np.linspace(0, 1, n_bins + 1)
@@ -135,27 +115,20 @@ def reliability_diagram(
     for label, values, color, marker, width in series:
         ece = multiclass_calibration_error(values, labels, values.shape[1], n_bins, norm="l1")
         confidence, accuracy, counts = _calibration(values, labels, n_bins)
-        curve.plot(
-            confidence,
-            accuracy,
-            color=color,
-            marker=marker,
-            linewidth=width,
-            clip_on=False,  # Points on the edge are seen whole.
-            label=f"{label}ECE {percent(ece.item(), 1)}",
-        )
-        counts[-2] += counts[-1]  # A bin without a width has no bar.
-        histogram.stairs(
-            counts[:-1], edges, color=color, linewidth=width, fill=values is probs, zorder=3 - width
-        )
+        label += f"ECE {percent(ece.item(), 1)}"
+        look: dict[str, Any] = {"color": color, "linewidth": width}
+        # Not clipped: points may lie on the edge.
+        curve.plot(confidence, accuracy, marker=marker, clip_on=False, label=label, **look)
+        counts[-2] += counts[-1]  # The last bin has no width.
+        histogram.stairs(counts[:-1], edges, fill=values is probs, zorder=3 - width, **look)
     curve.legend(loc="lower right")
     curve.set(ylabel="accuracy", ylim=(0, 1.02), xlim=(0, 1))
     histogram.set(xlabel="confidence", ylabel="images")
     histogram.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     curve.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     histogram.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
-    for axes in (curve, histogram):
-        axes.grid()
+    curve.grid()
+    histogram.grid()
     figure.align_ylabels()
     return figure
 
@@ -173,37 +146,36 @@ def _calibration(probs: Tensor, labels: Tensor, n_bins: int) -> tuple[Any, Any, 
 
 
 @style.context(_STYLE)
-def mistakes(
+def draw_mistakes(
     images: Tensor,
     labels: Tensor,
     predictions: Tensor,
     confidences: Tensor,
-    columns: int = 4,
     class_names: Sequence[str] = CLASSES,
 ) -> Figure:
     """Draw wrongly classified images with their true and their predicted class.
 
     Args:
-        images: uint8, or floating point in [0, 1], ``(K, 28, 28)``, in the order to be drawn in.
+        images: uint8, or floating point in [0, 1], ``(K, 28, 28)``.
         labels: True classes, ``(K,)``.
         predictions: Predicted classes, ``(K,)``.
         confidences: Probabilities of the predicted classes, ``(K,)``.
-        columns: Number of images beside one another.
         class_names: Names of the classes.
     """
     if not len(images):
-        return _notice("No mistakes: every prediction is right.")
-    rows, width = -(-len(images) // columns), _WIDTH / columns
-    side = width - 0.38
-    height = side + 0.6  # There are three lines of text.
-    figure = _figure(height * rows, None)
-    axes = figure.add_axes((0, 0, 1, 1))  # One for all, in inches: two dozen are slow to draw.
+        return _notice("No mistakes: every prediction is correct.")
+    columns, rows = 4, -(-len(images) // 4)
+    width = _WIDTH / columns
+    side, height = width - 0.38, width + 0.22  # with three lines of text
+    figure = Figure(figsize=(_WIDTH, height * rows))
+    axes = figure.add_axes((0, 0, 1, 1))  # In inches. Two dozen axes would be slow.
     for number, (image, label, prediction, confidence) in enumerate(
         zip(images, labels.tolist(), predictions.tolist(), confidences.tolist(), strict=True)
     ):
         row, column = divmod(number, columns)
         left, top = column * width + 0.19, row * height + 0.19
-        _show(axes, image, extent=(left, left + side, top + side, top))
+        extent = (left, left + side, top + side, top)
+        axes.imshow(_pixels(image), cmap="gray", vmin=0, vmax=1, extent=extent)
         middle = left + side / 2
         axes.text(middle, top - 0.04, f"true {class_names[label]}", ha="center", va="bottom")
         text = f"predicted\n{class_names[prediction]} {percent(confidence, 1)}"
@@ -215,36 +187,30 @@ def mistakes(
 
 @style.context(_STYLE)
 def learning_curves(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
-    """Draw loss, accuracy and learning rate of a run, each where there is something to draw.
+    """Draw loss, accuracy and learning rate of a run.
 
     Args:
         curves: Points ``(epoch, value)`` of ``train_loss``, ``val_loss``, ``train_acc`` and
             ``val_acc``, and ``(step, value)`` of ``lr``. Any may be absent or empty.
     """
     panels = {
-        "loss": ("train_loss", "val_loss"),
-        "accuracy": ("train_acc", "val_acc"),
-        "learning rate": ("lr",),
+        "loss": ["train_loss", "val_loss"],
+        "accuracy": ["train_acc", "val_acc"],
+        "learning rate": ["lr"],
     }
-    shown = {
-        panel: drawn
-        for panel, names in panels.items()
-        if (drawn := [n for n in names if curves.get(n)])
-    }
-    if not shown:
+    panels = {panel: [n for n in names if curves.get(n)] for panel, names in panels.items()}
+    panels = {panel: names for panel, names in panels.items() if names}
+    if not panels:
         return _notice("No learning curves were logged.")
-    heights = [1.0 if panel == "learning rate" else 2.0 for panel in shown]
-    figure = _figure(0.4 + 1.1 * sum(heights))
-    grid = figure.subplots(len(shown), squeeze=False, height_ratios=heights).flat
-    for axes, (panel, names) in zip(grid, shown.items(), strict=True):
+    heights = [1.0 if panel == "learning rate" else 2.0 for panel in panels]
+    figure = Figure(figsize=(_WIDTH, 0.4 + 1.1 * sum(heights)), layout="constrained")
+    grid = figure.subplots(len(panels), squeeze=False, height_ratios=heights).flat
+    for axes, (panel, names) in zip(grid, panels.items(), strict=True):
         for name in names:
-            validation, many = name.startswith("val"), len(curves[name]) > 30
-            axes.plot(
-                *zip(*curves[name], strict=True),
-                color=_ORANGE if validation else _BLUE,
-                marker="" if many else "s" if validation else "o",
-                label="validation" if validation else "training",
-            )
+            label = "validation" if name.startswith("val") else "training"
+            color, marker = (_ORANGE, "s") if label == "validation" else (_BLUE, "o")
+            marker = marker if len(curves[name]) <= 30 else ""
+            axes.plot(*zip(*curves[name], strict=True), color=color, marker=marker, label=label)
         axes.set(xlabel="step" if panel == "learning rate" else "epoch", ylabel=panel)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid()
@@ -258,22 +224,19 @@ def learning_curves(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Figu
 
 @style.context(_STYLE)
 def samples(
-    images: Tensor,
-    labels: Tensor,
-    per_class: int = 8,
-    class_names: Sequence[str] = CLASSES,
+    images: Tensor, labels: Tensor, per_class: int = 8, class_names: Sequence[str] = CLASSES
 ) -> Figure:
     """Draw the first images of each class, one row per class.
 
     Args:
         images: uint8, or floating point in [0, 1], ``(N, 28, 28)``.
         labels: Class numbers, ``(N,)``.
-        per_class: Images in a row. A class that has fewer leaves the rest of its row empty.
+        per_class: Images per row. A class with fewer leaves the rest of its row empty.
         class_names: Names of the classes.
     """
-    figure = _figure(min(5.7, 45 / per_class), "compressed")
+    figure = Figure(figsize=(_WIDTH, min(5.7, 45 / per_class)), layout="compressed")
     axes = figure.subplots()
-    side = images.shape[-1] + 2  # One picture of all: eighty axes are slow to draw.
+    side = images.shape[-1] + 2  # In one picture. Eighty axes would be slow.
     sheet = np.full((side * len(class_names), side * per_class), np.nan)
     for label in range(len(class_names)):
         for column, image in enumerate(images[labels == label][:per_class]):
@@ -283,7 +246,6 @@ def samples(
     places = [side * label + side / 2 - 1.5 for label in range(len(class_names))]
     axes.set_yticks(places, class_names)
     axes.set_xticks([])
-    axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     return figure
 
@@ -293,14 +255,14 @@ def draw_seeds(summary: Mapping[str, Any]) -> Figure:
     """Draw the accuracy of runs that differ by their seed, and the F1 score of each class.
 
     Args:
-        summary: What `fashion_lightning.seeds.summarize` has returned.
+        summary: What `fashion_lightning.seeds.summarize` returned.
     """
     classes = summary["per_class"]
     panels = [
         ("test accuracy", {"all images": summary["metrics"]["test_acc"]}),
         ("F1 score", {name: numbers["f1"] for name, numbers in classes.items()}),
     ]
-    figure = _figure(1.6 + 0.32 * len(classes))
+    figure = Figure(figsize=(_WIDTH, 1.6 + 0.32 * len(classes)), layout="constrained")
     grid = figure.subplots(2, height_ratios=[1, 1.2 * len(classes)])
     for axes, (title, rows) in zip(grid, panels, strict=True):
         for place, number in enumerate(rows.values()):
@@ -311,64 +273,54 @@ def draw_seeds(summary: Mapping[str, Any]) -> Figure:
         axes.set_yticks(range(len(rows)), rows)
         axes.set(xlabel=title, ylim=(len(rows) - 0.5, -0.5))
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
-        axes.locator_params(axis="x", nbins=6)  # Seeds may differ in the third decimal only.
+        axes.locator_params(axis="x", nbins=6)  # Labels are long if seeds are close.
         axes.grid(axis="x")
-        axes.tick_params(axis="y", length=0)
-    grid[0].set_title(
-        f"{len(summary['seeds'])} seeds: points, their mean, and its 95 % interval", pad=6
-    )
+    grid[0].set_title(f"{len(summary['seeds'])} seeds: values, mean, 95 % interval", pad=6)
     return figure
 
 
 @style.context(_STYLE)
-def preview(
+def draw_preview(
     pictures: Sequence[Image.Image],
     images: Tensor,
     probs: Tensor,
     names: Sequence[str],
     class_names: Sequence[str] = CLASSES,
 ) -> Figure:
-    """Draw pictures beside what the network sees of them, and its three most probable classes.
+    """Draw photographs, the network's input made of them, and the three most probable classes.
 
     Args:
-        pictures: The originals, K of them.
-        images: What the network is given, uint8, or floating point in [0, 1], ``(K, 28, 28)``.
+        pictures: The K photographs.
+        images: The network's input, uint8, or floating point in [0, 1], ``(K, 28, 28)``.
         probs: Probabilities, ``(K, C)``.
-        names: The originals' paths; the files' names stand above them.
+        names: Paths of the photographs, whose file names are shown.
         class_names: Names of the C classes.
     """
-    figure = _figure(1.35 * len(pictures) + 0.2)
+    figure = Figure(figsize=(_WIDTH, 1.35 * len(pictures) + 0.2), layout="constrained")
     grid = figure.subplots(len(pictures), 3, squeeze=False, width_ratios=[1, 1, 1.3])
-    grid[0, 1].set_title("the network sees", pad=3)
-    grid[0, 2].set_title("its answer", pad=3)
-    for (original, seen, answer), picture, image, row, name in zip(
+    grid[0, 1].set_title("network's input", pad=3)
+    grid[0, 2].set_title("prediction", pad=3)
+    for (photo, seen, bars), picture, image, row, name in zip(
         grid, pictures, images, probs, names, strict=True
     ):
-        original.imshow(_small(picture), cmap="gray")
-        original.set(xticks=[], yticks=[])
-        original.spines[:].set(visible=True, color=_GRID)  # White pictures have edges, too.
-        original.set_title(_printable(name), parse_math=False, pad=3)
-        _show(seen, image)
+        photo.imshow(_thumbnail(picture), cmap="gray")
+        photo.set(xticks=[], yticks=[])
+        photo.spines[:].set(visible=True, color=_GRID)  # frames white pictures
+        photo.set_title(_short_name(name), parse_math=False, pad=3)
+        seen.imshow(_pixels(image), cmap="gray", vmin=0, vmax=1)
         seen.axis("off")
         values, classes = row.topk(min(3, len(row)))
         colors = [_BLUE, _LINE, _LINE][: len(values)]
-        bars = answer.barh(range(len(values)), values.tolist(), color=colors, height=0.55)
-        answer.bar_label(bars, [percent(value, 1) for value in values.tolist()], padding=3)
-        answer.set_yticks(range(len(values)), [class_names[label] for label in classes])
-        answer.set(xlim=(0, 1.4), ylim=(2.6, -0.6), xticks=[])
-        answer.spines["bottom"].set_visible(False)
-        answer.tick_params(length=0)
+        drawn = bars.barh(range(len(values)), values.tolist(), color=colors, height=0.55)
+        bars.bar_label(drawn, [percent(value, 1) for value in values.tolist()], padding=3)
+        bars.set_yticks(range(len(values)), [class_names[label] for label in classes])
+        bars.set(xlim=(0, 1.4), ylim=(2.6, -0.6), xticks=[])
+        bars.spines["bottom"].set_visible(False)
     return figure
 
 
-def _figure(
-    height: float, layout: Literal["constrained", "compressed"] | None = "constrained"
-) -> Figure:
-    return Figure(figsize=(_WIDTH, height), layout=layout)
-
-
 def _notice(text: str) -> Figure:
-    figure = _figure(1.0)
+    figure = Figure(figsize=(_WIDTH, 1.0))
     figure.text(0.5, 0.5, text, ha="center", va="center")
     return figure
 
@@ -383,20 +335,16 @@ def _pixels(image: Tensor) -> Any:
     return (image if image.is_floating_point() else image / 255).float().cpu().numpy()
 
 
-def _show(axes: Axes, image: Tensor, **where: Any) -> None:
-    axes.imshow(_pixels(image), cmap="gray", vmin=0, vmax=1, **where)
-
-
-def _small(picture: Image.Image) -> Any:
-    """Return a picture, upright, in a size and colours that can be drawn."""
+def _thumbnail(picture: Image.Image) -> Any:
+    """Return a small upright copy of a picture as an array."""
     picture = ImageOps.exif_transpose(picture)
     picture.thumbnail((300, 300))
-    # What has 16 or 32 bits a pixel would lose most of them in RGBA.
+    # RGBA would lose most of 16 or 32 bits per pixel.
     return np.asarray(picture if picture.mode[0] in "IF" else picture.convert("RGBA"))
 
 
-def _printable(name: str) -> str:
-    """Cut a file's name to what fits above an image, with a box for what the font has not got."""
+def _short_name(name: str) -> str:
+    """Shorten a file's name to fit above an image, with boxes for glyphs that the font lacks."""
     name, font = PurePath(name).name, get_font(findfont("DejaVu Sans"))
     name = name if len(name) <= 16 else f"{name[:7]}…{name[-8:]}"
     return "".join(char if font.get_char_index(ord(char)) else "□" for char in name)

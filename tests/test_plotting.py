@@ -33,8 +33,8 @@ def test_set(data_dir: Path) -> tuple[Tensor, Tensor]:
 
 
 def texts(figure: Figure) -> list[str]:
-    """All texts of a figure. Nothing of it is cut off."""
-    plotting.png(figure)  # Some texts come into being only here.
+    """All texts of a figure, which is not cut off anywhere."""
+    plotting.png(figure)  # creates some of the texts
     drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
     assert min(drawn.x0, drawn.y0, width - drawn.x1, height - drawn.y1) > -1e-6
     shown: list[Any] = figure.findobj(Text)
@@ -53,21 +53,21 @@ def random_probs(n: int, *, seed: int, scale: float) -> tuple[Tensor, Tensor]:
     return (scale * logits.double()).softmax(dim=1), labels
 
 
-def test_a_picture_is_as_wide_as_a_phone_shows_well() -> None:
+def test_a_figure_is_a_png_of_780_pixels_width() -> None:
     picture = Image.open(io.BytesIO(plotting.png(plotting.confusion_matrix(torch.eye(10).long()))))
     assert picture.format == "PNG"
     assert picture.width == 780
 
 
-def test_pictures_of_real_images_are_small(test_set: tuple[Tensor, Tensor]) -> None:
+def test_figures_of_real_images_are_small_files(test_set: tuple[Tensor, Tensor]) -> None:
     images, labels = test_set
     confidences = torch.linspace(0.99, 0.5, 24)
-    sheet = plotting.mistakes(images[:24], labels[:24], (labels[:24] + 1) % 10, confidences)
+    sheet = plotting.draw_mistakes(images[:24], labels[:24], (labels[:24] + 1) % 10, confidences)
     for figure in (sheet, plotting.samples(images, labels)):
         assert 20_000 < len(plotting.png(figure)) < 300_000
 
 
-def test_the_users_own_style_does_not_matter() -> None:
+def test_the_users_style_does_not_apply() -> None:
     curves = {"val_acc": [(0.0, 0.5), (1.0, 0.75)]}
     plain = plotting.png(plotting.learning_curves(curves))
     with mpl.rc_context({"font.size": 30, "savefig.dpi": 20, "axes.facecolor": "black"}):
@@ -75,9 +75,7 @@ def test_the_users_own_style_does_not_matter() -> None:
 
 
 @pytest.mark.parametrize("per_class", [1, 8, 20])
-def test_a_sheet_of_samples_fits_its_picture(
-    per_class: int, test_set: tuple[Tensor, Tensor]
-) -> None:
+def test_samples_fit_into_their_figure(per_class: int, test_set: tuple[Tensor, Tensor]) -> None:
     assert set(texts(plotting.samples(*test_set, per_class))) == {*CLASSES}
 
 
@@ -113,7 +111,7 @@ def bins(probs: Any, labels: Any, n_bins: int) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("n_bins", [15, 4])
-def test_points_and_bars_of_the_reliability_diagram_are_numpys(n_bins: int) -> None:
+def test_the_reliability_diagram_shows_bins_computed_by_numpy(n_bins: int) -> None:
     probs, labels = random_probs(3000, seed=0, scale=1.5)
     probs[:3] = torch.eye(10)[:3]  # A confidence of exactly 1.
     before, _ = random_probs(3000, seed=0, scale=0.5)
@@ -150,7 +148,7 @@ def test_a_mistake_has_its_image_its_classes_and_its_confidence(
 ) -> None:
     images, labels = test_set[0][:k], test_set[1][:k]
     predictions = (labels + 3) % 10
-    figure = plotting.mistakes(images, labels, predictions, torch.linspace(0.987, 0.5, k))
+    figure = plotting.draw_mistakes(images, labels, predictions, torch.linspace(0.987, 0.5, k))
     shown = texts(figure)
     assert shown.count(f"true {CLASSES[labels[0]]}") == labels.eq(labels[0]).sum()
     (axes,) = figure.axes
@@ -169,9 +167,9 @@ def test_a_mistake_has_its_image_its_classes_and_its_confidence(
     assert axes.texts[1].get_text().endswith(" 98.7\u00a0%")
 
 
-def test_no_mistakes_are_said_to_be_none() -> None:
+def test_no_mistakes_have_a_notice() -> None:
     none = torch.zeros(0, dtype=torch.long)
-    (text,) = texts(plotting.mistakes(torch.zeros(0, 28, 28), none, none, none.float()))
+    (text,) = texts(plotting.draw_mistakes(torch.zeros(0, 28, 28), none, none, none.float()))
     assert text.startswith("No mistakes")
 
 
@@ -196,7 +194,7 @@ def test_learning_curves_go_through_their_points() -> None:
     drawn = [line for axes in (loss, accuracy, lr) for line in axes.lines]
     for line, points in zip(drawn, CURVES.values(), strict=True):
         np.testing.assert_array_equal(line.get_xydata(), points)
-        assert line.get_marker() in ("o", "s")  # A single point can be seen.
+        assert line.get_marker() in ("o", "s")  # makes a single point visible
     assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "accuracy", "learning rate"]
     assert [axes.get_xlabel() for axes in figure.axes] == ["epoch", "epoch", "step"]
     for axes in (loss, accuracy):
@@ -204,7 +202,7 @@ def test_learning_curves_go_through_their_points() -> None:
     assert {"training", "validation"} <= set(texts(figure))
 
 
-def test_curves_that_were_not_logged_take_no_room() -> None:
+def test_curves_that_were_not_logged_have_no_panel() -> None:
     figure = plotting.learning_curves(
         {"val_acc": CURVES["val_acc"], "train_loss": [], "x": [(0, 1)]}
     )
@@ -218,7 +216,7 @@ def test_curves_that_were_not_logged_take_no_room() -> None:
 
 def test_samples_are_the_first_images_of_each_class(test_set: tuple[Tensor, Tensor]) -> None:
     images, labels = test_set
-    of_a_bag = (labels == 8).nonzero()[:2]  # Two bags only: the rest of their row stays empty.
+    of_a_bag = (labels == 8).nonzero()[:2]  # Only two bags: the rest of their row stays empty.
     keep = (labels != 8).scatter(0, of_a_bag.squeeze(1), True)
     images, labels = images[keep], labels[keep]
     figure = plotting.samples(images, labels, per_class=5)
@@ -235,11 +233,11 @@ def test_samples_are_the_first_images_of_each_class(test_set: tuple[Tensor, Tens
     assert np.isnan(sheet[round(axes.get_yticks()[8]), 2 * sheet.shape[1] // 5 :]).all()
 
 
-def test_a_preview_has_original_input_and_answer_in_a_row() -> None:
+def test_a_preview_has_one_row_per_photograph() -> None:
     pictures = [Image.new("RGB", (400 + k, 30), (10 * k, 0, 0)) for k in range(20)]
     images = torch.rand(20, 28, 28)
     probs = torch.rand(20, 10).softmax(dim=1)
-    figure = plotting.preview(pictures, images, probs, [f"/a/{k}.png" for k in range(20)])
+    figure = plotting.draw_preview(pictures, images, probs, [f"/a/{k}.png" for k in range(20)])
     for k, (original, seen, answer) in enumerate(np.reshape(np.array(figure.axes), (20, 3))):
         assert original.get_title() == f"{k}.png"
         assert (pixels(original)[0, 0, :3] == [10 * k, 0, 0]).all()
@@ -252,11 +250,11 @@ def test_a_preview_has_original_input_and_answer_in_a_row() -> None:
         assert [text.get_text() for text in answer.texts] == [
             f"{100 * value:.1f}\u00a0%" for value in values[:3].tolist()
         ]
-    assert {"the network sees", "its answer"} <= set(texts(figure))
-    assert pictures[0].size == (400, 30)  # What is drawn is a copy.
+    assert {"network's input", "prediction"} <= set(texts(figure))
+    assert pictures[0].size == (400, 30)  # The figure holds a copy.
 
 
-def test_a_preview_takes_names_and_pictures_as_they_come() -> None:
+def test_a_preview_takes_any_names_and_image_modes() -> None:
     modes = ["1", "L", "P", "LA", "RGBA", "CMYK", "I;16", "I", "F"]
     names = [
         "$\\frac$.png",
@@ -273,7 +271,7 @@ def test_a_preview_takes_names_and_pictures_as_they_come() -> None:
     deep = Image.fromarray(np.array([[0, 30_000], [40_000, 65_535]], dtype=np.uint16))
     pictures[6] = deep
     probs = torch.eye(10)[:9]
-    figure = plotting.preview(pictures, torch.zeros(9, 28, 28), probs, names)
+    figure = plotting.draw_preview(pictures, torch.zeros(9, 28, 28), probs, names)
     shown = texts(figure)
     for name in ("$\\frac$.png", "$", "□□.jpg", "□□□.png", "aaaaaaa…aaaaaaaa", "ä"):
         assert name in shown

@@ -71,13 +71,13 @@ class PreviewWriter(BasePredictionWriter):
         from fashion_lightning.photos.conversion import (
             read_picture,  # Nobody else needs PIL and matplotlib.
         )
-        from fashion_lightning.plotting import png, preview
+        from fashion_lightning.plotting import draw_preview, png
 
         pictures = [read_picture(path) for path in self._paths]
         names = [path.name for path in self._paths]
         images, probs = torch.stack(self._images), torch.stack(self._probs)
         class_names = names_of_classes(pl_module, probs.shape[1])
-        figure = preview(pictures, images, probs, names, class_names)
+        figure = draw_preview(pictures, images, probs, names, class_names)
         with replacing(self.path) as new:
             new.write_bytes(png(figure))
         rank_zero_info(f"Preview: {self.path}")

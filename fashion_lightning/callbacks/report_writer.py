@@ -220,7 +220,7 @@ def _figures(
             labels,
             (logits * temperature).softmax(dim=1) if temperature else None,
         ),
-        "mistakes": plotting.mistakes(
+        "mistakes": plotting.draw_mistakes(
             images.mean(dim=1) if images.dim() == 4 else images,  # Colors become gray.
             truth,
             predictions,

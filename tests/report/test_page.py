@@ -90,7 +90,7 @@ def figures(report: dict[str, Any]) -> dict[str, bytes]:
     drawn = {
         "confusion_matrix": plotting.confusion_matrix(report["confusion_matrix"]),
         "reliability_diagram": plotting.reliability_diagram(probs, labels),
-        "mistakes": plotting.mistakes(images, labels[:12], 9 - labels[:12], probs[:12, 0]),
+        "mistakes": plotting.draw_mistakes(images, labels[:12], 9 - labels[:12], probs[:12, 0]),
         "learning_curves": plotting.learning_curves(curves),
     }
     return {name: plotting.png(figure) for name, figure in drawn.items()}
