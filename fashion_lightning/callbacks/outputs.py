@@ -1,4 +1,4 @@
-"""What writers expect of any trainer and module: a folder, names of classes, probabilities."""
+"""What the writers take from any trainer and module: folder, class names, probabilities."""
 
 import os
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from fashion_lightning.data.files import default_names
 
 
 def run_folder(trainer: Trainer) -> Path:
-    """Return the folder of the trainer's run, the same for all processes.
+    """Return the folder of the trainer's run, the same in all processes.
 
-    It is the logger's folder of this run, also with loggers whose `log_dir` is that of all runs
-    (such as those of wandb and MLflow): where `ModelCheckpoint` makes its folder, too.
+    It is the folder in which `ModelCheckpoint` makes its own: the first logger's of this run, also
+    with loggers whose `log_dir` is that of all runs (such as wandb's and MLflow's).
     """
-    log_dir, root = trainer.log_dir, trainer.default_root_dir  # All processes must ask for it.
+    log_dir, root = trainer.log_dir, trainer.default_root_dir  # `log_dir` is a collective call.
     logger = trainer.loggers[0] if trainer.loggers else None
     if logger is not None and not isinstance(logger, CSVLogger | TensorBoardLogger):
         version = "" if logger.version is None else logger.version
@@ -31,7 +31,7 @@ def local(path: str | Path) -> Path:
     """Return a path of this machine.
 
     Raises:
-        ValueError: If it is an address on another one.
+        ValueError: If it is a URL.
     """
     if "://" in str(path):
         raise ValueError(f"Expected a folder or file of this machine, but got {path}.")
@@ -39,16 +39,16 @@ def local(path: str | Path) -> Path:
 
 
 def names_of_classes(module: LightningModule, num_classes: int) -> Sequence[str]:
-    """Return a module's `class_names`, or other names if it has none for so many classes."""
+    """Return a module's `class_names`, or default names if it does not have `num_classes`."""
     names: Any = getattr(module, "class_names", None)
     return names if names and len(names) == num_classes else default_names(num_classes)
 
 
 def check_probabilities(prediction: Any, writer: str) -> None:
-    """Refuse what is no table of probabilities.
+    """Refuse a prediction that is not probabilities ``(N, C)``.
 
     Raises:
-        ValueError: If it is not ``(N, C)`` with rows that sum to 1.
+        ValueError: If it is no such tensor, or its rows do not sum to 1.
     """
     if isinstance(prediction, Tensor) and prediction.dim() == 2 and prediction.is_floating_point():
         sums = prediction.sum(dim=1)

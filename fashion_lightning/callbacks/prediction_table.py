@@ -1,15 +1,17 @@
-"""Tables on the disk, written a batch at a time: Parquet if the name says so, else CSV.
+"""Tables that are written batch by batch and merged: Parquet if the name says so, else CSV.
 
-This file knows of columns: not what they mean, and of no trainer.
+This file knows columns, not what they mean.
 """
 
 import csv
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from importlib.util import find_spec
+from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from fashion_lightning.atomic import replacing
@@ -17,69 +19,37 @@ from fashion_lightning.atomic import replacing
 Columns = dict[str, Tensor | list[str]]
 """Values by name, of the same length. Tensors have one dimension and lie on the CPU."""
 
-_ROW_GROUP = 10_000  # Rows that Parquet packs at once: as few as a batch has are slow to read.
+_ROW_GROUP = 10_000  # Rows per group of Parquet. Groups as small as a batch are slow to read.
 
 
-class Table(Protocol):
-    """A file that grows by rows. All calls of `write` bring the same columns."""
-
-    def write(self, columns: Columns) -> None:
-        """Append rows."""
-
-    def close(self) -> None:
-        """Complete the file; nothing follows."""
-
-
-def open_table(path: Path, ending: str) -> Table:
-    """Begin a table.
-
-    Args:
-        path: The file.
-        ending: ``.parquet``, or another for CSV.
+def require_parquet() -> None:
+    """Refuse to begin a Parquet table without pyarrow.
 
     Raises:
-        OSError: If the file cannot be written.
-        ImportError: If Parquet is asked for, and pyarrow is not installed.
+        ImportError: If it is not installed; names the extra that installs it.
     """
-    return _Parquet(path) if ending == ".parquet" else _CSV(path)
+    if find_spec("pyarrow") is None:
+        raise ImportError(
+            "Expected pyarrow to be installed for a Parquet table, but it is not: "
+            "pip install 'fashion-lightning[parquet]'."
+        )
 
 
-def merge_tables(
-    parts: Sequence[Path], path: Path, keys: Sequence[str], in_order: bool = True
-) -> None:
-    """Make one table of several, which are gone afterwards; its rows ascend by `keys`.
+class CSVTable:
+    """A CSV file that grows by batches of rows with the same columns."""
 
-    Args:
-        parts: Files of `open_table`.
-        path: The table, which gets its name when it is complete. Its ending says what it is.
-        keys: Names of columns of ints, which identify a row.
-        in_order: Whether the rows of each part ascend by `keys`. If not, all are read into memory,
-            sorted, and rows that occur twice are left out.
-
-    Raises:
-        OSError: If the file cannot be written.
-    """
-    merge = _merge_parquet if path.suffix == ".parquet" else _merge_csv
-    with replacing(path) as new:
-        if len(parts) == 1 and in_order:
-            parts[0].replace(new)
-        else:
-            merge(parts, new, keys, in_order)
-    for part in parts:
-        part.unlink(missing_ok=True)
-
-
-class _CSV:
     def __init__(self, path: Path) -> None:
         self._file = path.open("w", newline="", encoding="utf-8")
         self._rows = csv.writer(self._file)
 
     def write(self, columns: Columns) -> None:
+        """Append rows."""
         if self._file.tell() == 0:
             self._rows.writerow(columns)
         self._rows.writerows(zip(*map(_texts, columns.values()), strict=True))
 
     def close(self) -> None:
+        """Complete the file."""
         self._file.close()
 
 
@@ -87,60 +57,38 @@ def _texts(column: Tensor | list[str]) -> Iterable[Any]:
     if isinstance(column, list):
         return column
     values = column.tolist()
-    # Nine digits give back every float32 exactly.
+    # Nine digits identify every float32.
     return [f"{value:.9g}" for value in values] if column.is_floating_point() else values
 
 
-def _merged(tables: Sequence[Iterable[Any]], key: Any, in_order: bool) -> Iterable[Any]:
-    if in_order:
-        return heapq.merge(*tables, key=key)
-    rows = {key(row): row for table in tables for row in table}
-    return (rows[place] for place in sorted(rows))
+class ParquetTable:
+    """A Parquet file that grows by batches of rows with the same columns."""
 
-
-def _merge_csv(parts: Sequence[Path], path: Path, keys: Sequence[str], in_order: bool) -> None:
-    def rows(part: Path) -> Iterator[list[str]]:
-        with part.open(newline="", encoding="utf-8") as file:
-            yield from csv.reader(file)
-
-    def value(row: Any) -> tuple[int, ...]:
-        return tuple(int(row[place]) for place in places)
-
-    tables = [rows(part) for part in parts]
-    # The part of a process that had no batch is empty.
-    names = [header for table in tables for header in [next(table, None)] if header]
-    places = [names[0].index(key) for key in keys] if names else []
-    with path.open("w", newline="", encoding="utf-8") as file:
-        merged = csv.writer(file)
-        merged.writerows(names[:1])
-        merged.writerows(_merged(tables, value, in_order))
-
-
-class _Parquet:
     def __init__(self, path: Path) -> None:
         require_parquet()
-        path.touch()  # A name that cannot be written is refused now, and not after the first rows.
+        path.touch()  # Fails now, not after the first rows, if `path` cannot be written.
         self._path = path
         self._waiting: list[Any] = []
         self._num_waiting = 0
         self._writer: Any = None
 
     def write(self, columns: Columns) -> None:
+        """Append rows."""
         import pyarrow as pa
 
         arrays = {
-            name: pa.array(column, pa.string())  # The type is also that of no texts at all.
+            name: pa.array(column, pa.string())  # Without rows, the type cannot be inferred.
             if isinstance(column, list)
             else pa.array(column.contiguous().numpy())
             for name, column in columns.items()
         }
-        table = pa.table(arrays)
-        self._waiting.append(table)
-        self._num_waiting += len(table)
+        self._waiting.append(pa.table(arrays))
+        self._num_waiting += len(self._waiting[-1])
         if self._num_waiting >= _ROW_GROUP:
             self._flush()
 
     def close(self) -> None:
+        """Complete the file."""
         if self._waiting:
             self._flush()
         if self._writer is not None:
@@ -152,40 +100,83 @@ class _Parquet:
 
         table = pa.concat_tables(self._waiting)
         if self._writer is None:
-            # Only texts repeat. A dictionary of numbers that all differ would be built in vain.
+            # Only texts repeat: a dictionary of the numbers would not make the file smaller.
             texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
             self._writer = pq.ParquetWriter(self._path, table.schema, use_dictionary=texts)
         self._writer.write_table(table)
         self._waiting, self._num_waiting = [], 0
 
 
-def _merge_parquet(parts: Sequence[Path], path: Path, keys: Sequence[str], in_order: bool) -> None:
+def open_table(path: Path, ending: str) -> CSVTable | ParquetTable:
+    """Begin a table.
+
+    Args:
+        path: The file.
+        ending: ``.parquet``, or another for CSV.
+
+    Raises:
+        OSError: If the file cannot be written.
+        ImportError: For ``.parquet``, if pyarrow is not installed.
+    """
+    return ParquetTable(path) if ending == ".parquet" else CSVTable(path)
+
+
+def merge_tables(
+    parts: Sequence[Path], path: Path, keys: Sequence[str], in_order: bool = True
+) -> None:
+    """Merge tables into one, sorted by `keys`, and remove them.
+
+    Args:
+        parts: Files of `open_table`. Of several Parquet files, all rows are read into memory.
+        path: The table, atomically replaced. Its ending is that of the parts.
+        keys: Names of integer columns that identify a row. Of rows with the same, one is kept.
+        in_order: Whether the rows of each part are sorted by `keys` and differ in them. If not, CSV
+            rows are read into memory, too.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    with replacing(path) as new:
+        if len(parts) == 1 and in_order:
+            parts[0].replace(new)
+        elif path.suffix == ".parquet":
+            _merge_parquet(parts, new, keys)
+        else:
+            _merge_csv(parts, new, keys, in_order)
+    for part in parts:
+        part.unlink(missing_ok=True)
+
+
+def _merge_parquet(parts: Sequence[Path], path: Path, keys: Sequence[str]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    def rows(file: Any) -> Iterator[dict[str, Any]]:
-        for batch in file.iter_batches():
-            yield from batch.to_pylist()
-
-    files = [pq.ParquetFile(part) for part in parts if part.stat().st_size]
-    schema = files[0].schema_arrow if files else pa.schema([])
-    tables = [rows(file) for file in files]
-    merged = iter(_merged(tables, lambda row: tuple(int(row[key]) for key in keys), in_order))
-    with pq.ParquetWriter(path, schema) as writer:
-        while chunk := list(islice(merged, _ROW_GROUP)):
-            writer.write_table(pa.Table.from_pylist(chunk, schema))
+    # The part of a process without a batch is an empty file.
+    tables = [pq.read_table(part) for part in parts if part.stat().st_size]
+    tables = tables or [pa.table({key: pa.array([], pa.int64()) for key in keys})]
+    table = pa.concat_tables(tables).sort_by([(key, "ascending") for key in keys])
+    columns = [table[key].to_numpy() for key in keys]
+    is_new = np.ones(len(table), dtype=bool)
+    is_new[1:] = np.any([column[1:] != column[:-1] for column in columns], axis=0)
+    pq.write_table(table.filter(is_new), path, row_group_size=_ROW_GROUP)
 
 
-def require_parquet() -> None:
-    """Refuse to begin what pyarrow will be needed for.
+def _merge_csv(parts: Sequence[Path], path: Path, keys: Sequence[str], in_order: bool) -> None:
+    def rows(part: Path) -> Iterator[list[str]]:
+        with part.open(newline="", encoding="utf-8") as file:
+            yield from csv.reader(file)
 
-    Raises:
-        ImportError: If it is not installed; says how to install it.
-    """
-    try:
-        import pyarrow.parquet  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            "Expected pyarrow to be installed for a Parquet table, but it is not: "
-            "pip install 'fashion-lightning[parquet]'."
-        ) from error
+    def key(row: list[str]) -> list[int]:
+        return [int(row[place]) for place in places]
+
+    tables: list[Iterable[list[str]]] = [rows(part) for part in parts]
+    # The part of a process without a batch is an empty file.
+    headers = [header for table in tables for header in [next(iter(table), None)] if header]
+    places = [headers[0].index(name) for name in keys] if headers else []
+    if not in_order:
+        tables = [sorted(table, key=key) for table in tables]
+    merged = heapq.merge(*tables, key=key)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerows(headers[:1])
+        writer.writerows(next(group) for _, group in groupby(merged, key))

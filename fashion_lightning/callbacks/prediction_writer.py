@@ -22,7 +22,8 @@ from fashion_lightning.callbacks.outputs import (
 )
 from fashion_lightning.callbacks.prediction_table import (
     Columns,
-    Table,
+    CSVTable,
+    ParquetTable,
     merge_tables,
     open_table,
     require_parquet,
@@ -35,29 +36,28 @@ from fashion_lightning.training.metrics import gather
 class PredictionWriter(BasePredictionWriter):
     """Writes what `predict_step` returns, probabilities ``(N, C)``, to a table.
 
-    One row per image, in the dataset's order, none missing or doubled: dataloader_idx (if there are
-    several loaders), index, path (of photographs), target (if the batches carry labels), prediction
-    (class number), class_name (of the module's `class_names`), confidence (the largest
-    probability), prob_0, prob_1, ... Rows are written as the batches come; the file gets its name
-    when it is complete.
+    One row per image, in the dataset's order, whatever the number of processes. The columns:
+    dataloader_idx (with several loaders), index, path (of photographs), target (if the batches have
+    labels), prediction (class number), class_name (of the module's `class_names`), confidence (the
+    largest probability), prob_0, prob_1, ... The file gets its name when it is complete.
 
-    Photographs that cannot be read have no row. They are named, with the reason, in a file beside
-    the table (``predictions.csv.log``), and in `problems`.
+    Photographs that cannot be read have no row. Their paths and the reasons are in ``PATH.log`` and
+    in `problems`.
 
     Args:
         path: The file: Parquet if its name ends in ``.parquet`` (needs pyarrow), else CSV. None:
             ``predictions.csv`` in the folder of the trainer's run.
-        overwrite: Whether a file of that name may be replaced.
+        overwrite: Whether an existing file may be replaced.
 
     Attributes:
         problems: After predicting, why a photograph could not be read, by its path.
 
     Raises:
-        FileExistsError: Before anything is computed, if there is a folder of that name, or a file
-            and `overwrite` is False.
-        ImportError: Likewise, if the table is to be Parquet and pyarrow is not installed.
-        ValueError: If `predict_step` returns something else, or nobody knows which images of a
-            loader without a length a process has had.
+        FileExistsError: Before anything is computed, if `path` is a folder, or a file and
+            `overwrite` is False.
+        ImportError: Before anything is computed, for Parquet without pyarrow.
+        ValueError: If `predict_step` returns something else, or the loader does not tell which
+            images a batch holds.
     """
 
     def __init__(self, path: str | Path | None = None, *, overwrite: bool = False) -> None:
@@ -66,17 +66,16 @@ class PredictionWriter(BasePredictionWriter):
         self.overwrite = overwrite
         self.problems: dict[str, str] = {}
         self._parts: list[Path] = []  # a file for each process
-        self._part: Table | None = None  # this process's
-        self._keys: tuple[str, ...] = ()  # the columns that say which image it is
-        self._next: list[int] = []  # for each loader, the row after the last
+        self._part: CSVTable | ParquetTable | None = None  # this process's
+        self._keys: tuple[str, ...] = ()  # the columns that identify an image
+        self._next: list[int] = []  # for each loader, one more than the largest index
         self._is_sorted = True
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Settle the file's name, and refuse an existing one."""
+        """Determine the file, and refuse an existing one."""
         if stage != "predict":
             return
-        # Both are the same for every process, and `log_dir` must be asked for by all of them.
         path = local(self.path or run_folder(trainer) / "predictions.csv")
         if path.is_dir() or (path.exists() and not self.overwrite):
             raise FileExistsError(
@@ -91,7 +90,7 @@ class PredictionWriter(BasePredictionWriter):
 
     @override
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open this process's part."""
+        """Begin this process's part."""
         self._file.parent.mkdir(parents=True, exist_ok=True)
         self._part = open_table(self._parts[trainer.global_rank], self._file.suffix)
         self._next = [0] * len(trainer.num_predict_batches)
@@ -113,33 +112,33 @@ class PredictionWriter(BasePredictionWriter):
         """Write the rows of a batch."""
         check_probabilities(prediction, type(self).__name__)
         assert self._part is not None
+        rows, num_classes = prediction.shape
         columns: Columns = {}
         if len(self._keys) > 1:
-            columns["dataloader_idx"] = torch.full((len(prediction),), dataloader_idx)
+            columns["dataloader_idx"] = torch.full((rows,), dataloader_idx)
         if hasattr(batch, "path"):
             columns["index"], columns["path"] = batch.index.cpu(), batch.path
             self.problems |= batch.problems
         else:
-            rows = len(prediction)
             columns["index"] = self._indices(trainer, batch_indices, rows, dataloader_idx)
-            labels = _labels(batch, prediction.shape[1])
+            labels = _labels(batch, num_classes)
             if labels is not None:
                 columns["target"] = labels.cpu()
-        confidences, labels = prediction.cpu().max(dim=1)
-        names = names_of_classes(pl_module, prediction.shape[1])
-        columns["prediction"] = labels
-        columns["class_name"] = [names[label] for label in labels.tolist()]
+        probs = prediction.cpu()
+        names = names_of_classes(pl_module, num_classes)
+        confidences, predictions = probs.max(dim=1)
+        columns["prediction"] = predictions
+        columns["class_name"] = [names[label] for label in predictions.tolist()]
         columns["confidence"] = confidences
-        for label, probs in enumerate(prediction.cpu().T.contiguous()):
-            columns[f"prob_{label}"] = probs
+        columns |= {f"prob_{label}": column for label, column in enumerate(probs.T)}
         self._part.write(columns)
 
     def _indices(
         self, trainer: Trainer, batch_indices: Sequence[int] | None, rows: int, loader: int
     ) -> Tensor:
-        """Return which images of the data set a batch holds."""
+        """Return the indices of a batch's images in the dataset."""
         known = [index for index in batch_indices or () if index != NO_IMAGE]
-        if len(known) != rows:  # Lightning knows none of a loader without a batch sampler.
+        if len(known) != rows:  # Lightning has none without a batch sampler.
             if trainer.world_size > 1 or not _is_in_order(trainer, loader):
                 raise ValueError(
                     "Expected a predict loader with a batch sampler, which says which images "
@@ -155,26 +154,26 @@ class PredictionWriter(BasePredictionWriter):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Leave nothing half-written."""
+        """Remove this process's part."""
         if self._part is not None:
-            with suppress(OSError):  # The disk may be full, and what is left is thrown away.
+            with suppress(OSError):  # The disk may be full.
                 self._part.close()
             self._parts[trainer.global_rank].unlink(missing_ok=True)
 
     @override
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make one table of the parts of all processes, and a log of what could not be read."""
+        """Merge the parts of all processes, and write the log of unreadable photographs."""
         assert self._part is not None
         self._part.close()
         self._part = None
-        # Gathering also waits for the parts of the others.
+        # Gathering also waits until all parts are complete.
         shares = gather((self.problems, self._is_sorted))
         problems = {path: why for share, _ in shares for path, why in share.items()}
         self.problems = {path: problems[path] for path in sorted(problems)}
         if not trainer.is_global_zero:
             return
         log = self._file.with_name(f"{self._file.name}.log")
-        log.unlink(missing_ok=True)  # It was about the table that this one replaces.
+        log.unlink(missing_ok=True)  # of a table that this one replaces
         if self.problems:
             lines = [f"{path}: {reason}\n" for path, reason in self.problems.items()]
             with replacing(log) as new:
@@ -185,7 +184,7 @@ class PredictionWriter(BasePredictionWriter):
 
 
 def _labels(batch: Any, num_classes: int) -> Tensor | None:
-    """Return the class numbers of a batch, if its second part can be such."""
+    """Return the class numbers of a batch, or None if it has none."""
     try:
         labels = hard(images_and_labels(batch)[1])
     except ValueError:
@@ -195,7 +194,7 @@ def _labels(batch: Any, num_classes: int) -> Tensor | None:
 
 
 def _is_in_order(trainer: Trainer, index: int) -> bool:
-    """Tell whether nothing says that a loader serves its images in another order than theirs."""
+    """Return False if a predict loader is known to shuffle."""
     loaders: Any = trainer.predict_dataloaders
     loaders = [*loaders.values()] if isinstance(loaders, dict) else loaders
     sampler = getattr(loaders[index] if isinstance(loaders, list) else loaders, "sampler", None)

@@ -1,4 +1,4 @@
-"""A picture of the first photographs: as they are, as the network sees them, and its answers."""
+"""A picture of the first photographs, the network's input made of them, and the predictions."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing_extensions import override
 from fashion_lightning.atomic import replacing
 from fashion_lightning.callbacks.outputs import check_probabilities, names_of_classes
 
-_ROWS = 20  # More than fit on a screen are not looked at.
+_ROWS = 20
 
 
 class PreviewWriter(BasePredictionWriter):
@@ -34,7 +34,7 @@ class PreviewWriter(BasePredictionWriter):
 
     @override
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget what an interrupted prediction may have left."""
+        """Forget what an interrupted prediction left."""
         for kept in (self._images, self._paths, self._probs):
             kept.clear()
 
@@ -49,7 +49,7 @@ class PreviewWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Keep what will be drawn."""
+        """Keep what will be drawn of a batch."""
         num_rows = _ROWS - len(self._paths)
         paths = getattr(getattr(trainer.predict_dataloaders, "dataset", None), "paths", None)
         if paths is None or not hasattr(batch, "index"):
@@ -65,12 +65,11 @@ class PreviewWriter(BasePredictionWriter):
 
     @override
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw it. The first process has the first photographs."""
+        """Draw the photographs, of which the first process has the first."""
         if not (trainer.is_global_zero and self._paths):
             return
-        from fashion_lightning.photos.conversion import (
-            read_picture,  # Nobody else needs PIL and matplotlib.
-        )
+        # PIL and matplotlib are slow to import.
+        from fashion_lightning.photos.conversion import read_picture
         from fashion_lightning.plotting import draw_preview, png
 
         pictures = [read_picture(path) for path in self._paths]

@@ -1,4 +1,4 @@
-"""Tables: read again by Python's csv and by pyarrow, and joined from several parts."""
+"""Tables, read back by Python's csv and by pyarrow, and merged from several parts."""
 
 import csv
 from pathlib import Path
@@ -13,7 +13,7 @@ ENDINGS = (".csv", ".parquet")
 
 
 def rows(path: Path) -> list[dict[str, object]]:
-    """What is in a table, with numbers as numbers."""
+    """The rows of a table, with numbers as numbers."""
     if path.suffix == ".parquet":
         return list(pq.read_table(path).to_pylist())
     with path.open(newline="") as file:
@@ -62,7 +62,7 @@ def test_every_value_comes_back(tmp_path: Path, ending: str) -> None:
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_parts_of_several_processes_become_one_in_order(tmp_path: Path, ending: str) -> None:
+def test_parts_of_several_processes_are_merged_in_order(tmp_path: Path, ending: str) -> None:
     parts = [
         write(tmp_path / "0", ending, columns(0, 1), columns(6, 7)),
         write(tmp_path / "1", ending, columns(2, 3), columns(8)),
@@ -79,7 +79,22 @@ def test_parts_of_several_processes_become_one_in_order(tmp_path: Path, ending: 
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_no_rows_leave_a_table_with_its_columns(tmp_path: Path, ending: str) -> None:
+def test_rows_out_of_order_are_sorted_and_repeated_ones_are_dropped(
+    tmp_path: Path, ending: str
+) -> None:
+    parts = [
+        write(tmp_path / "0", ending, columns(4, 0), columns(2)),
+        write(tmp_path / "1", ending, columns(1, 3), columns(0)),
+        write(tmp_path / "2", ending),
+    ]
+    merge_tables(parts, tmp_path / f"table{ending}", keys=["index"], in_order=False)
+    whole = write(tmp_path / "whole", ending, columns(*range(5)))
+    merge_tables([whole], tmp_path / f"whole{ending}", keys=["index"])
+    assert rows(tmp_path / f"table{ending}") == rows(tmp_path / f"whole{ending}")
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_table_without_rows_has_its_columns(tmp_path: Path, ending: str) -> None:
     merge_tables(
         [write(tmp_path / "0", ending, columns())], tmp_path / f"t{ending}", keys=["index"]
     )
@@ -95,7 +110,7 @@ def test_many_small_batches_become_few_row_groups(tmp_path: Path) -> None:
     assert pq.ParquetFile(tmp_path / "table").num_row_groups == 3
 
 
-def test_a_name_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
     for ending in ENDINGS:
         with pytest.raises(OSError, match="folder"):
             open_table(tmp_path / "no folder" / "table", ending)

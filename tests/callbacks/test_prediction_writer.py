@@ -29,7 +29,7 @@ def predict(folder: Path, writer: PredictionWriter, data: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("labelled", [True, False])
-def test_a_row_for_each_image_of_their_loader(tmp_path: Path, labelled: bool) -> None:
+def test_any_loader_gets_one_row_per_image(tmp_path: Path, labelled: bool) -> None:
     dataset = TensorDataset(IMAGES, LABELS) if labelled else TensorDataset(IMAGES)
     path = tmp_path / "new" / "table.csv"
     probs = predict(tmp_path, PredictionWriter(path), DataLoader(dataset, batch_size=5))
@@ -50,12 +50,12 @@ def test_a_row_for_each_image_of_their_loader(tmp_path: Path, labelled: bool) ->
     assert [entry.name for entry in path.parent.iterdir()] == ["table.csv"]
 
 
-def test_the_table_lies_in_the_trainers_folder_by_default(tmp_path: Path, data_dir: Path) -> None:
+def test_the_table_is_in_the_trainers_folder_by_default(tmp_path: Path, data_dir: Path) -> None:
     predict(tmp_path, PredictionWriter(), FashionMNISTDataModule(data_dir, mirrors=[]))
     assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 10_001
 
 
-def test_a_failed_prediction_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_prediction_leaves_no_file(tmp_path: Path) -> None:
     def loader() -> Iterator[list[Tensor]]:
         yield [IMAGES]
         raise RuntimeError("the disk is gone")
@@ -65,7 +65,7 @@ def test_a_failed_prediction_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_existing_file_is_left_alone(tmp_path: Path) -> None:
+def test_an_existing_file_is_not_replaced_unless_asked(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     path.write_text("mine")
     loader = DataLoader(TensorDataset(IMAGES), batch_size=5)
@@ -76,7 +76,7 @@ def test_an_existing_file_is_left_alone(tmp_path: Path) -> None:
     assert len(path.read_text().splitlines()) == 24
 
 
-def test_rows_of_two_loaders_can_be_told_apart(tmp_path: Path) -> None:
+def test_rows_of_two_loaders_name_their_loader(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     loaders = [DataLoader(TensorDataset(IMAGES[:n]), batch_size=5) for n in (7, 12)]
     predict(tmp_path, PredictionWriter(path), loaders)
@@ -89,7 +89,7 @@ def test_rows_of_two_loaders_can_be_told_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Your `predict_dataloader`'s sampler has shuffling")
-def test_rows_of_a_shuffled_loader_stand_in_the_datasets_order(tmp_path: Path) -> None:
+def test_rows_of_a_shuffled_loader_are_in_the_datasets_order(tmp_path: Path) -> None:
     loader = DataLoader(TensorDataset(IMAGES, LABELS), batch_size=5, shuffle=True)
     predict(tmp_path, PredictionWriter(tmp_path / "table.csv"), loader)
     rows = [*csv.DictReader((tmp_path / "table.csv").read_text().splitlines())]
@@ -98,7 +98,7 @@ def test_rows_of_a_shuffled_loader_stand_in_the_datasets_order(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("num_classes", [2, 200])
-def test_other_classes_have_their_own_names(tmp_path: Path, num_classes: int) -> None:
+def test_class_names_are_the_modules(tmp_path: Path, num_classes: int) -> None:
     names = [f"kind {label}" for label in range(num_classes)]
     for class_names, expected in ((names, "kind 1"), (None, "class 1")):
         classifier = FashionMNISTClassifier(
@@ -114,7 +114,7 @@ def test_other_classes_have_their_own_names(tmp_path: Path, num_classes: int) ->
 
 
 class Foreign(pl.LightningModule):
-    """Returns what it is told to."""
+    """Returns given outputs."""
 
     def __init__(self, outputs: Any) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class Foreign(pl.LightningModule):
         ({"logits": torch.rand(5, 10)}, "dict"),
     ],
 )
-def test_what_is_no_probability_is_refused_and_leaves_nothing(
+def test_outputs_that_are_no_probabilities_are_refused(
     outputs: Any, got: str, tmp_path: Path
 ) -> None:
     writer = PredictionWriter(tmp_path / "table.csv")
@@ -146,7 +146,7 @@ def test_what_is_no_probability_is_refused_and_leaves_nothing(
 
 
 @pytest.mark.filterwarnings("ignore:Couldn't infer the batch indices")
-def test_an_order_that_nobody_knows_is_refused(tmp_path: Path) -> None:
+def test_a_loader_of_unknown_order_is_refused(tmp_path: Path) -> None:
     dataset = TensorDataset(IMAGES)
     batches = BatchSampler(RandomSampler(dataset), 6, drop_last=False)
     loader = DataLoader(dataset, sampler=batches, batch_size=None)
@@ -154,7 +154,7 @@ def test_an_order_that_nobody_knows_is_refused(tmp_path: Path) -> None:
         predict(tmp_path, PredictionWriter(tmp_path / "table.csv"), loader)
 
 
-def test_numbers_that_are_no_classes_are_no_targets(tmp_path: Path) -> None:
+def test_numbers_beyond_the_classes_are_no_targets(tmp_path: Path) -> None:
     loader = DataLoader(TensorDataset(IMAGES, 1000 + LABELS), batch_size=5)
     predict(tmp_path, PredictionWriter(tmp_path / "table.csv"), loader)
     assert "target" not in (tmp_path / "table.csv").read_text().splitlines()[0]

@@ -1,4 +1,4 @@
-"""Predictions on photographs, in any Trainer: the table, its log, and the picture."""
+"""Predictions for photographs, in any Trainer: the table, its log, and the picture."""
 
 import csv
 from pathlib import Path
@@ -33,12 +33,12 @@ def predict(
     classifier = FashionMNISTClassifier.load_from_checkpoint(trained / "checkpoints" / "best.ckpt")
     datamodule = FashionMNISTDataModule(folder / "none", images=images, batch_size=batch_size)
     trainer.predict(classifier, datamodule, return_predictions=False)
-    assert not (folder / "none").exists()  # Nobody needs the dataset for photographs.
+    assert not (folder / "none").exists()  # Photographs do not need the dataset.
     with (folder / "table.csv").open(newline="") as file:
         return list(csv.DictReader(file)), writer
 
 
-def test_photographs_have_rows_and_broken_ones_are_named(
+def test_photographs_have_rows_and_unreadable_ones_are_logged(
     trained: Path, data_dir: Path, tmp_path: Path
 ) -> None:
     images, labels = files.load(data_dir, train=False)
@@ -61,11 +61,11 @@ def test_photographs_have_rows_and_broken_ones_are_named(
         assert np.asarray(preview.convert("L")).std() > 10  # and something in them
 
 
-def test_the_log_goes_when_nothing_is_wrong_any_more(
+def test_the_log_is_removed_once_every_photograph_is_readable(
     trained: Path, data_dir: Path, tmp_path: Path
 ) -> None:
     path = save(tmp_path, "one.png", files.load(data_dir, train=False)[0][0])
-    (tmp_path / "table.csv.log").write_text("of a table that is no more")
+    (tmp_path / "table.csv.log").write_text("of a former table")
     rows, writer = predict(tmp_path, path, trained, batch_size=5)
     assert [row["path"] for row in rows] == [str(path)]
     assert writer.problems == {}
