@@ -5,6 +5,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import Logger
 from sklearn import metrics as sklearn
 from torch.utils.data import DataLoader, TensorDataset
@@ -13,7 +14,7 @@ from fashion_lightning import CLASSES, MLP, FashionMNISTClassifier
 from fashion_lightning.callbacks import ReportWriter
 
 
-def test_the_report_in_any_trainer(tmp_path: Path) -> None:
+def test_the_report_of_any_trainer_equals_scikit_learns(tmp_path: Path) -> None:
     images, labels = torch.rand(200, 1, 28, 28), torch.arange(200) % 10
     loader = DataLoader(TensorDataset(images, labels), batch_size=64)
     trainer = pl.Trainer(
@@ -55,7 +56,7 @@ def test_two_and_two_hundred_classes(tmp_path: Path) -> None:
         assert "T-shirt" not in page
 
 
-def test_two_test_loaders_have_reports_of_their_own(tmp_path: Path) -> None:
+def test_each_of_two_test_loaders_has_its_report(tmp_path: Path) -> None:
     loaders = [
         DataLoader(TensorDataset(torch.rand(n, 1, 28, 28), torch.arange(n) % 10), batch_size=64)
         for n in (100, 70)
@@ -73,12 +74,35 @@ def test_two_test_loaders_have_reports_of_their_own(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize("callbacks", [[], [Timer(verbose=False)]])
+def test_the_training_time_is_that_of_lightnings_timer(
+    tmp_path: Path, callbacks: list[pl.Callback]
+) -> None:
+    loader = DataLoader(TensorDataset(torch.rand(10, 1, 28, 28), torch.arange(10)), batch_size=5)
+    trainer = pl.Trainer(
+        default_root_dir=tmp_path,
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[*callbacks, ReportWriter()],
+    )
+    classifier = FashionMNISTClassifier()
+    for trains in (False, True):
+        if trains:
+            trainer.fit(classifier, loader, loader)
+        trainer.test(classifier, loader, verbose=False)
+        page = (tmp_path / "report" / "report.html").read_text()
+        assert ("Training time" in page) == bool(trains and callbacks)
+
+
 class Foreign(pl.LightningModule):
     def test_step(self, batch: Any, batch_idx: int) -> Any:
         return None
 
 
-def test_what_is_no_logits_is_refused_in_one_sentence(tmp_path: Path) -> None:
+def test_outputs_that_are_no_logits_are_refused(tmp_path: Path) -> None:
     loader = DataLoader(TensorDataset(torch.rand(10, 1, 28, 28), torch.arange(10)), batch_size=5)
     trainer = pl.Trainer(
         logger=False, enable_progress_bar=False, callbacks=[ReportWriter(tmp_path)]
@@ -87,7 +111,7 @@ def test_what_is_no_logits_is_refused_in_one_sentence(tmp_path: Path) -> None:
         trainer.test(Foreign(), loader)
 
 
-def test_runs_of_a_logger_without_folders_keep_their_reports_apart(tmp_path: Path) -> None:
+def test_runs_of_a_logger_without_folders_have_reports_of_their_own(tmp_path: Path) -> None:
     loader = DataLoader(TensorDataset(torch.rand(10, 1, 28, 28), torch.arange(10)), batch_size=5)
 
     class Elsewhere(Logger):
