@@ -13,14 +13,11 @@ from typing import Any
 
 from fashion_lightning.arguments import expect
 from fashion_lightning.atomic import replacing
+from fashion_lightning.plotting import draw_seeds, png
 
 
 def require_scipy() -> None:
-    """Refuse to begin several seeds without scipy, whose t-distribution their summary needs.
-
-    Raises:
-        ImportError: If it is not installed; names the extra that installs it.
-    """
+    """Raise ImportError, with the extra to install, if there is no scipy for `summarize`."""
     if find_spec("scipy") is None:
         raise ImportError(
             "Expected scipy to be installed for several seeds, but it is not: "
@@ -35,11 +32,10 @@ def summarize(reports: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
         reports: By seed, what `ReportWriter` writes to ``metrics.json``; two or more.
 
     Returns:
-        ``seeds``; ``metrics``, by the names in the reports that begin with ``test_``; and
+        ``seeds``; ``metrics`` by name (those of the reports that begin with ``test_``); and
         ``per_class``, by class name and ``precision``, ``recall`` or ``f1``. Each number has
-        ``values`` (in the seeds' order), ``mean``, ``std`` (of the sample, n - 1) and ``interval``
-        (95 % for the mean over seeds, by Student's t-distribution; the test images are the same in
-        all runs, so it does not cover other images).
+        ``values``, ``mean``, ``std`` (of the sample, n - 1) and ``interval``: 95 % for the mean
+        over other seeds (not other images), by Student's t-distribution.
 
     Raises:
         ImportError: If scipy is not installed.
@@ -80,9 +76,8 @@ def compare(summary: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, A
         other: The same of other runs. Seeds and metrics that only one of both has are left out.
 
     Returns:
-        ``seeds``, those that both have, and ``metrics``: by name, ``difference`` (mean of `summary`
-        minus `other`), its ``interval`` (95 %) and ``p_value``, the probability of a difference at
-        least as large if there were none; 1 if all pairs are equal.
+        ``seeds`` of the pairs, and ``metrics``: by name, ``difference`` (mean of `summary` minus
+        `other`), its ``interval`` (95 %) and ``p_value`` (1 if all pairs are equal).
 
     Raises:
         ImportError: If scipy is not installed.
@@ -137,19 +132,15 @@ def describe(summary: Mapping[str, Any]) -> str:
     seeds = ", ".join(map(str, summary["seeds"]))
     lines = [f"{'Seeds ' + seeds:32}mean     std      95 % interval of the mean"]
     for name, number in summary["metrics"].items():
-        low, high = number["interval"]
-        lines.append(
-            f"{name:32}{number['mean']:.4f}   {number['std']:.4f}   {low:.4f} ... {high:.4f}"
-        )
+        mean, std, (low, high) = number["mean"], number["std"], number["interval"]
+        lines.append(f"{name:32}{mean:.4f}   {std:.4f}   {low:.4f} ... {high:.4f}")
     if comparison := summary.get("comparison"):
         title = f"{len(comparison['seeds'])} pairs with {comparison['with']}"
         lines.append(f"{title}\n{'':32}difference       95 % interval        p (paired t-test)")
         for name, number in comparison["metrics"].items():
-            low, high = number["interval"]
-            lines.append(
-                f"{name:32}{number['difference']:+.4f}          {low:+.4f} ... {high:+.4f}   "
-                f"{number['p_value']:.2g}"
-            )
+            difference, p, (low, high) = number["difference"], number["p_value"], number["interval"]
+            interval = f"{low:+.4f} ... {high:+.4f}"
+            lines.append(f"{name:32}{difference:+.4f}          {interval}   {p:.2g}")
     return "\n".join(lines)
 
 
@@ -158,13 +149,11 @@ def write_summary(summary: Mapping[str, Any], folder: Path) -> None:
 
     Args:
         summary: What `summarize` returned, with ``runs``, their folders.
-        folder: Where the files are written.
+        folder: Where to write.
 
     Raises:
         OSError: If a file cannot be written.
     """
-    from fashion_lightning.plotting import draw_seeds, png  # matplotlib is slow to import
-
     names = list(summary["metrics"])
     values = [summary["metrics"][name]["values"] for name in names]
     with replacing(folder / "summary.csv") as new, new.open("w", newline="") as file:
@@ -180,13 +169,7 @@ def write_summary(summary: Mapping[str, Any], folder: Path) -> None:
 def _distribution(values: Sequence[float]) -> dict[str, Any]:
     from scipy.stats import t
 
-    mean, std = fmean(values), stdev(values)
-    error = std / len(values) ** 0.5
+    mean, std, n = fmean(values), stdev(values), len(values)
     # Scaled here: with equal values, and so `scale=0`, scipy returns NaN.
-    ends = t.interval(0.95, len(values) - 1)
-    return {
-        "values": [*values],
-        "mean": mean,
-        "std": std,
-        "interval": [mean + error * float(end) for end in ends],
-    }
+    interval = [mean + std / n**0.5 * float(end) for end in t.interval(0.95, n - 1)]
+    return {"values": [*values], "mean": mean, "std": std, "interval": interval}

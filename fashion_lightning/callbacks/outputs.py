@@ -28,11 +28,7 @@ def run_folder(trainer: Trainer) -> Path:
 
 
 def local(path: str | Path) -> Path:
-    """Return a path of this machine.
-
-    Raises:
-        ValueError: If it is a URL.
-    """
+    """Return a path of this machine; refuse URLs."""
     if "://" in str(path):
         raise ValueError(f"Expected a folder or file of this machine, but got {path}.")
     return Path(path)
@@ -45,11 +41,7 @@ def names_of_classes(module: LightningModule, num_classes: int) -> Sequence[str]
 
 
 def check_probabilities(prediction: Any, writer: str) -> None:
-    """Refuse a prediction that is not probabilities ``(N, C)``.
-
-    Raises:
-        ValueError: If it is no such tensor, or its rows do not sum to 1.
-    """
+    """Refuse a prediction that is not a tensor ``(N, C)`` of probabilities that sum to 1."""
     if isinstance(prediction, Tensor) and prediction.dim() == 2 and prediction.is_floating_point():
         sums = prediction.sum(dim=1)
         if bool(((prediction >= 0).all(dim=1) & ((sums - 1).abs() < 1e-2)).all()):

@@ -24,11 +24,7 @@ _PARQUET: dict[str, Any] = {"row_group_size": 10_000, "use_dictionary": False}
 
 
 def require_parquet() -> None:
-    """Refuse to begin a Parquet table without pyarrow.
-
-    Raises:
-        ImportError: If it is not installed; names the extra that installs it.
-    """
+    """Raise ImportError, with the extra to install, if there is no pyarrow."""
     if find_spec("pyarrow") is None:
         raise ImportError(
             "Expected pyarrow to be installed for a Parquet table, but it is not: "
@@ -93,17 +89,11 @@ class ParquetTable:
         self._batches = []
 
 
-def open_table(path: Path, ending: str) -> CSVTable | ParquetTable:
-    """Begin a table.
+Table = CSVTable | ParquetTable
 
-    Args:
-        path: The file.
-        ending: ``.parquet``, or another for CSV.
 
-    Raises:
-        OSError: If the file cannot be written.
-        ImportError: For ``.parquet``, if pyarrow is not installed.
-    """
+def open_table(path: Path, ending: str) -> Table:
+    """Begin a table in a new file: Parquet if `ending` is ``.parquet``, else CSV."""
     return ParquetTable(path) if ending == ".parquet" else CSVTable(path)
 
 
@@ -113,14 +103,11 @@ def merge_tables(
     """Merge tables into one, sorted by `keys`, and remove them.
 
     Args:
-        parts: Files of `open_table`. Of several Parquet files, all rows are read into memory.
-        path: The table, atomically replaced. Its ending is that of the parts.
+        parts: Files of `open_table`.
+        path: The table, replaced atomically. Its ending is that of the parts.
         keys: Names of integer columns that identify a row. Of rows with the same, one is kept.
-        in_order: Whether the rows of each part are sorted by `keys` and differ in them. If not, CSV
-            rows are read into memory, too.
-
-    Raises:
-        OSError: If the file cannot be written.
+        in_order: Whether the rows of each part ascend by `keys`. If not, or for Parquet, all rows
+            are read into memory.
     """
     with replacing(path) as new:
         if len(parts) == 1 and in_order:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,7 @@ from fashion_lightning.callbacks.outputs import (
 )
 from fashion_lightning.callbacks.prediction_table import (
     Columns,
-    CSVTable,
-    ParquetTable,
+    Table,
     merge_tables,
     open_table,
     require_parquet,
@@ -66,9 +66,9 @@ class PredictionWriter(BasePredictionWriter):
         self.overwrite = overwrite
         self.problems: dict[str, str] = {}
         self._parts: list[Path] = []  # a file for each process
-        self._part: CSVTable | ParquetTable | None = None  # this process's
+        self._part: Table | None = None  # this process's
         self._keys: tuple[str, ...] = ()  # the columns that identify an image
-        self._next: list[int] = []  # for each loader, one more than the largest index
+        self._last: list[int] = []  # for each loader, the index of the latest row
         self._is_sorted = True
 
     @override
@@ -83,18 +83,16 @@ class PredictionWriter(BasePredictionWriter):
             )
         if path.suffix == ".parquet":
             require_parquet()
-        self._file = path
-        self._parts = [
-            path.with_name(f".{path.name}.part{rank}") for rank in range(trainer.world_size)
-        ]
+        self._file, ranks = path, range(trainer.world_size)
+        self._parts = [path.with_name(f".{path.name}.part{rank}") for rank in ranks]
 
     @override
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin this process's part."""
         self._file.parent.mkdir(parents=True, exist_ok=True)
         self._part = open_table(self._parts[trainer.global_rank], self._file.suffix)
-        self._next = [0] * len(trainer.num_predict_batches)
-        self._keys = ("dataloader_idx", "index") if len(self._next) > 1 else ("index",)
+        self._last = [-1] * len(trainer.num_predict_batches)
+        self._keys = ("dataloader_idx", "index") if len(self._last) > 1 else ("index",)
         self._is_sorted = True
         self.problems = {}
 
@@ -127,16 +125,19 @@ class PredictionWriter(BasePredictionWriter):
         probs = prediction.cpu()
         names = names_of_classes(pl_module, num_classes)
         confidences, predictions = probs.max(dim=1)
-        columns["prediction"] = predictions
-        columns["class_name"] = [names[label] for label in predictions.tolist()]
-        columns["confidence"] = confidences
-        columns |= {f"prob_{label}": column for label, column in enumerate(probs.T)}
+        columns |= {
+            "prediction": predictions,
+            "class_name": [names[label] for label in predictions.tolist()],
+            "confidence": confidences,
+            **{f"prob_{label}": column for label, column in enumerate(probs.T)},
+        }
         self._part.write(columns)
 
     def _indices(
         self, trainer: Trainer, batch_indices: Sequence[int] | None, rows: int, loader: int
     ) -> Tensor:
         """Return the indices of a batch's images in the dataset."""
+        last = self._last[loader]
         known = [index for index in batch_indices or () if index != NO_IMAGE]
         if len(known) != rows:  # Lightning has none without a batch sampler.
             if trainer.world_size > 1 or not _is_in_order(trainer, loader):
@@ -144,10 +145,10 @@ class PredictionWriter(BasePredictionWriter):
                     "Expected a predict loader with a batch sampler, which says which images "
                     "come in which batch, or one that serves them in order, but got one without."
                 )
-            known = [*range(self._next[loader], self._next[loader] + rows)]
-        ascends = all(a < b for a, b in zip([self._next[loader] - 1, *known], known, strict=False))
-        self._is_sorted &= ascends
-        self._next[loader] = max([self._next[loader], *(index + 1 for index in known)])
+            known = [*range(last + 1, last + 1 + rows)]
+        order = [last, *known]
+        self._is_sorted &= all(a < b for a, b in pairwise(order))
+        self._last[loader] = order[-1]
         return torch.tensor(known, dtype=torch.int64)
 
     @override
@@ -168,16 +169,15 @@ class PredictionWriter(BasePredictionWriter):
         self._part = None
         # Gathering also waits until all parts are complete.
         shares = gather((self.problems, self._is_sorted))
-        problems = {path: why for share, _ in shares for path, why in share.items()}
-        self.problems = {path: problems[path] for path in sorted(problems)}
+        self.problems = dict(sorted(problem for share, _ in shares for problem in share.items()))
         if not trainer.is_global_zero:
             return
         log = self._file.with_name(f"{self._file.name}.log")
         log.unlink(missing_ok=True)  # of a table that this one replaces
         if self.problems:
-            lines = [f"{path}: {reason}\n" for path, reason in self.problems.items()]
+            text = "".join(f"{path}: {reason}\n" for path, reason in self.problems.items())
             with replacing(log) as new:
-                new.write_text("".join(lines), encoding="utf-8", errors="replace")
+                new.write_text(text, encoding="utf-8", errors="replace")
         in_order = all(is_sorted for _, is_sorted in shares)
         merge_tables(self._parts, self._file, keys=self._keys, in_order=in_order)
         rank_zero_info(f"Predictions: {self._file}")
@@ -190,7 +190,7 @@ def _labels(batch: Any, num_classes: int) -> Tensor | None:
     except ValueError:
         return None
     is_integral = not labels.is_floating_point() and labels.dtype != torch.bool
-    return labels if is_integral and bool(((labels >= 0) & (labels < num_classes)).all()) else None
+    return labels if is_integral and ((labels >= 0) & (labels < num_classes)).all() else None
 
 
 def _is_in_order(trainer: Trainer, index: int) -> bool:

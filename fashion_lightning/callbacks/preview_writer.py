@@ -12,6 +12,8 @@ from typing_extensions import override
 
 from fashion_lightning.atomic import replacing
 from fashion_lightning.callbacks.outputs import check_probabilities, names_of_classes
+from fashion_lightning.photos.conversion import read_picture
+from fashion_lightning.plotting import draw_preview, png
 
 _ROWS = 20
 
@@ -28,15 +30,12 @@ class PreviewWriter(BasePredictionWriter):
     def __init__(self, path: str | Path) -> None:
         super().__init__(write_interval="batch")
         self.path = Path(path)
-        self._images: list[Tensor] = []
-        self._paths: list[Path] = []
-        self._probs: list[Tensor] = []
+        self._rows: list[tuple[Path, Tensor, Tensor]] = []  # path, image, probabilities
 
     @override
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget what an interrupted prediction left."""
-        for kept in (self._images, self._paths, self._probs):
-            kept.clear()
+        self._rows = []
 
     @override
     def write_on_batch_end(
@@ -50,7 +49,6 @@ class PreviewWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         """Keep what will be drawn of a batch."""
-        num_rows = _ROWS - len(self._paths)
         paths = getattr(getattr(trainer.predict_dataloaders, "dataset", None), "paths", None)
         if paths is None or not hasattr(batch, "index"):
             raise ValueError(
@@ -59,24 +57,19 @@ class PreviewWriter(BasePredictionWriter):
                 f"batches of type {type(batch).__name__}."
             )
         check_probabilities(prediction, "PreviewWriter")
-        self._images.extend(batch.images[:num_rows].squeeze(1).cpu())
-        self._paths.extend(paths[index] for index in batch.index[:num_rows].tolist())
-        self._probs.extend(prediction[:num_rows].cpu())
+        for index, image, probs in zip(batch.index.tolist(), batch.images, prediction, strict=True):
+            if len(self._rows) < _ROWS:
+                self._rows.append((paths[index], image.squeeze(0).cpu(), probs.cpu()))
 
     @override
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the photographs, of which the first process has the first."""
-        if not (trainer.is_global_zero and self._paths):
+        if not (trainer.is_global_zero and self._rows):
             return
-        # PIL and matplotlib are slow to import.
-        from fashion_lightning.photos.conversion import read_picture
-        from fashion_lightning.plotting import draw_preview, png
-
-        pictures = [read_picture(path) for path in self._paths]
-        names = [path.name for path in self._paths]
-        images, probs = torch.stack(self._images), torch.stack(self._probs)
-        class_names = names_of_classes(pl_module, probs.shape[1])
-        figure = draw_preview(pictures, images, probs, names, class_names)
+        paths, images, probs = zip(*self._rows, strict=True)
+        pictures, names = [read_picture(path) for path in paths], [path.name for path in paths]
+        class_names = names_of_classes(pl_module, len(probs[0]))
+        figure = draw_preview(pictures, torch.stack(images), torch.stack(probs), names, class_names)
         with replacing(self.path) as new:
             new.write_bytes(png(figure))
         rank_zero_info(f"Preview: {self.path}")

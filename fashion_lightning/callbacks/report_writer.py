@@ -7,23 +7,24 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
+from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 from typing_extensions import override
 
+from fashion_lightning import plotting
 from fashion_lightning.atomic import replacing
 from fashion_lightning.callbacks.outputs import local, names_of_classes, run_folder
 from fashion_lightning.data.parts import hard, images_and_labels
 from fashion_lightning.data.sampling import TurnsSampler
+from fashion_lightning.report.curves import read_curves
+from fashion_lightning.report.page import render
 from fashion_lightning.training.metrics import Outputs, gather, metrics, per_class
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _MISTAKES = 24  # shown, in six rows
 _PACKAGES = ("fashion-lightning", "lightning", "torch", "torchvision", "torchmetrics")
@@ -160,10 +161,7 @@ def _figures(
     labels: Tensor,
     mistakes: list[tuple[Tensor, ...]],
     run: Path,
-) -> "dict[str, Figure]":
-    from fashion_lightning import plotting  # matplotlib is slow to import
-    from fashion_lightning.report.curves import read_curves
-
+) -> dict[str, Figure]:
     images, truth, predictions, confidences = (
         torch.cat(parts) for parts in zip(*mistakes, strict=True)
     )
@@ -189,13 +187,10 @@ def _write(
     run: Path,
     folder: Path,
     report: dict[str, Any],
-    figures: "dict[str, Figure]",
+    figures: dict[str, Figure],
 ) -> None:
     """Write the figures and the page, and log the figures."""
-    from fashion_lightning.plotting import png
-    from fashion_lightning.report.page import render
-
-    pictures = {name: png(figure) for name, figure in figures.items()}
+    pictures = {name: plotting.png(figure) for name, figure in figures.items()}
     for name, content in pictures.items():
         path = folder / f"{name}.png"
         with replacing(path) as new:
@@ -209,7 +204,7 @@ def _write(
         new.write_text(render(report, pictures, _facts(trainer, config), config), encoding="utf-8")
 
 
-def _log_figure(logger: Any, name: str, figure: "Figure", path: Path) -> None:
+def _log_figure(logger: Any, name: str, figure: Figure, path: Path) -> None:
     """Log a figure, if the logger's kind takes figures."""
     kind = type(logger).__name__
     if kind == "TensorBoardLogger":

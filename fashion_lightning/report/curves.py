@@ -13,29 +13,20 @@ _AXES = {
 
 
 def keep_curves(run: Path) -> None:
-    """Rename the ``metrics.csv`` of a run that is resumed: CSVLogger deletes an existing one.
-
-    Args:
-        run: The run's folder. Its ``metrics.csv``, if any, becomes ``metrics_N.csv``, with the next
-            free number N.
-    """
+    """Rename a run's ``metrics.csv`` to ``metrics_N.csv``: CSVLogger deletes an existing one."""
     newest = run / "metrics.csv"
     if newest.exists():
-        numbers = [0, *_kept(run)]
-        newest.rename(run / f"metrics_{max(numbers) + 1}.csv")
+        newest.rename(run / f"metrics_{max([0, *_kept(run)]) + 1}.csv")
 
 
 def read_curves(run: Path) -> dict[str, list[tuple[float, float]]]:
     """Read the learning curves of a run.
 
-    A resumed run has several files, ``metrics_1.csv``, ``metrics_2.csv``, ... and the newest,
-    ``metrics.csv``. From the first point of a file on, the points of older files do not count.
-
-    Args:
-        run: The run's folder.
+    A resumed run has several files, of which ``metrics.csv`` is the newest. From the first point of
+    a file on, the points of older files do not count.
 
     Returns:
-        Points ``(epoch, value)``, the last value of each epoch, of ``train_loss``, ``val_loss``,
+        Points ``(epoch, value)``, the last of each epoch, of ``train_loss``, ``val_loss``,
         ``train_acc`` and ``val_acc``, and ``(step, value)`` of ``lr``. Curves that were not logged
         are absent.
     """

@@ -51,28 +51,22 @@ def render(
     return page.encode(errors="replace").decode()
 
 
-def wilson_interval(share: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the interval of a true rate, given an observed one (Wilson 1927).
+def wilson_interval(share: float, n: int) -> tuple[float, float]:
+    """Return the 95 % interval of a true rate, in [0, 1], given an observed one (Wilson 1927).
 
     The same as scipy's ``binomtest(...).proportion_ci(method="wilson")``, written here only for
     import time: scipy.stats takes 1 to 2 s, and the report needs nothing else of it.
 
-    Source: https://doi.org/10.1080/01621459.1927.10502953
-
     Args:
         share: The observed rate, in [0, 1].
         n: Number of observations, >= 1.
-        confidence: Probability that such an interval holds the true rate, in (0, 1).
-
-    Returns:
-        Its ends, in [0, 1].
 
     Example:
         >>> low, high = wilson_interval(0.9, 100)
         >>> round(low, 3), round(high, 3)
         (0.826, 0.945)
     """
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    z = NormalDist().inv_cdf(0.975)
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     return max(0.0, centre - half), min(1.0, centre + half)
