@@ -40,6 +40,12 @@ def names_of_classes(module: LightningModule, num_classes: int) -> Sequence[str]
     return names if names and len(names) == num_classes else default_names(num_classes)
 
 
+def sampler_of(loaders: Any, index: int) -> Any:
+    """Return the sampler of one of a trainer's loaders, or None."""
+    loaders = [*loaders.values()] if isinstance(loaders, dict) else loaders
+    return getattr(loaders[index] if isinstance(loaders, list) else loaders, "sampler", None)
+
+
 def check_probabilities(prediction: Any, writer: str) -> None:
     """Refuse a prediction that is not a tensor ``(N, C)`` of probabilities that sum to 1."""
     if isinstance(prediction, Tensor) and prediction.dim() == 2 and prediction.is_floating_point():

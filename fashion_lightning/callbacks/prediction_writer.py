@@ -20,6 +20,7 @@ from fashion_lightning.callbacks.outputs import (
     local,
     names_of_classes,
     run_folder,
+    sampler_of,
 )
 from fashion_lightning.callbacks.prediction_table import (
     Columns,
@@ -53,9 +54,8 @@ class PredictionWriter(BasePredictionWriter):
         problems: After predicting, why a photograph could not be read, by its path.
 
     Raises:
-        FileExistsError: Before anything is computed, if `path` is a folder, or a file and
-            `overwrite` is False.
-        ImportError: Before anything is computed, for Parquet without pyarrow.
+        FileExistsError: Before predicting, if `path` is a folder, or a file and not `overwrite`.
+        ImportError: Before predicting, for Parquet without pyarrow.
         ValueError: If `predict_step` returns something else, or the loader does not tell which
             images a batch holds.
     """
@@ -195,7 +195,5 @@ def _labels(batch: Any, num_classes: int) -> Tensor | None:
 
 def _is_in_order(trainer: Trainer, index: int) -> bool:
     """Return False if a predict loader is known to shuffle."""
-    loaders: Any = trainer.predict_dataloaders
-    loaders = [*loaders.values()] if isinstance(loaders, dict) else loaders
-    sampler = getattr(loaders[index] if isinstance(loaders, list) else loaders, "sampler", None)
+    sampler = sampler_of(trainer.predict_dataloaders, index)
     return not isinstance(getattr(sampler, "sampler", sampler), RandomSampler)

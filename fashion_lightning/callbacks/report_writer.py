@@ -19,12 +19,12 @@ from typing_extensions import override
 
 from fashion_lightning import plotting
 from fashion_lightning.atomic import replacing
-from fashion_lightning.callbacks.outputs import local, names_of_classes, run_folder
+from fashion_lightning.callbacks.outputs import local, names_of_classes, run_folder, sampler_of
 from fashion_lightning.data.parts import hard, images_and_labels
 from fashion_lightning.data.sampling import TurnsSampler
 from fashion_lightning.report.curves import read_curves
 from fashion_lightning.report.page import render
-from fashion_lightning.training.metrics import Outputs, gather, metrics, per_class
+from fashion_lightning.training.metrics import METRICS, Outputs, gather, metrics, per_class
 
 _MISTAKES = 24  # shown, in six rows
 _PACKAGES = ("fashion-lightning", "lightning", "torch", "torchvision", "torchmetrics")
@@ -114,7 +114,9 @@ class ReportWriter(Callback):
                 report = _numbers(trainer, pl_module, logits, labels)
                 with replacing(folder / "metrics.json") as new:
                     new.write_text(json.dumps(report, indent=2) + "\n")
-                figures = _figures(report, logits, labels, mistakes, run)
+                figures = _figures(report, logits, labels, mistakes)
+                if curves := read_curves(run):
+                    figures["learning_curves"] = plotting.learning_curves(curves)
                 _write(trainer, run, folder, report, figures)
 
 
@@ -123,12 +125,9 @@ def _places(trainer: Trainer, index: int) -> Iterator[int] | None:
 
     PyTorch's `DistributedSampler` distributes single images, and repeats the first as the last.
     """
-    loaders: Any = trainer.test_dataloaders
-    loader = loaders[index] if isinstance(loaders, list) else loaders
-    sampler = getattr(loader, "sampler", None)
-    if isinstance(sampler, DistributedSampler) and not isinstance(sampler, TurnsSampler):
-        return iter(sampler)
-    return None
+    sampler = sampler_of(trainer.test_dataloaders, index)
+    deals = isinstance(sampler, DistributedSampler) and not isinstance(sampler, TurnsSampler)
+    return iter(sampler) if deals else None
 
 
 def _numbers(
@@ -138,11 +137,11 @@ def _numbers(
     temperature = getattr(pl_module, "temperature", None)
     temperature = float(temperature) if temperature is not None else None
     before = metrics(logits * temperature, labels) if temperature else None
-    numbers = per_class(logits, labels)
+    after, numbers = metrics(logits, labels), per_class(logits, labels)
     confusion = numbers.pop("confusion_matrix")
     checkpoint = trainer.ckpt_path
     return {
-        **{f"test_{name}": value for name, value in metrics(logits, labels).items()},
+        **{f"test_{name}": after[name] for name in METRICS},
         "num_images": len(labels),
         "temperature": temperature,
         "uncalibrated": before and {"test_loss": before["loss"], "test_ece": before["ece"]},
@@ -156,38 +155,26 @@ def _numbers(
 
 
 def _figures(
-    report: dict[str, Any],
-    logits: Tensor,
-    labels: Tensor,
-    mistakes: list[tuple[Tensor, ...]],
-    run: Path,
+    report: dict[str, Any], logits: Tensor, labels: Tensor, mistakes: list[tuple[Tensor, ...]]
 ) -> dict[str, Figure]:
-    images, truth, predictions, confidences = (
-        torch.cat(parts) for parts in zip(*mistakes, strict=True)
-    )
+    tensors = (torch.cat(parts) for parts in zip(*mistakes, strict=True))
+    images, truth, predictions, confidences = tensors
     order = confidences.argsort(descending=True)[:_MISTAKES]
     images = images[order] if images.is_floating_point() else images[order] / 255
     images = images.mean(dim=1) if images.dim() == 4 else images  # Colors become gray.
     names, temperature = [*report["per_class"]], report["temperature"]
     before = (logits * temperature).softmax(dim=1) if temperature else None
-    figures = {
+    return {
         "confusion_matrix": plotting.confusion_matrix(report["confusion_matrix"], names),
         "reliability_diagram": plotting.reliability_diagram(logits.softmax(1), labels, before),
         "mistakes": plotting.draw_mistakes(
             images, truth[order], predictions[order], confidences[order], names
         ),
     }
-    if curves := read_curves(run):
-        figures["learning_curves"] = plotting.learning_curves(curves)
-    return figures
 
 
 def _write(
-    trainer: Trainer,
-    run: Path,
-    folder: Path,
-    report: dict[str, Any],
-    figures: dict[str, Figure],
+    trainer: Trainer, run: Path, folder: Path, report: dict[str, Any], figures: dict[str, Figure]
 ) -> None:
     """Write the figures and the page, and log the figures."""
     pictures = {name: plotting.png(figure) for name, figure in figures.items()}
@@ -195,8 +182,8 @@ def _write(
         path = folder / f"{name}.png"
         with replacing(path) as new:
             new.write_bytes(content)
+        title = path.relative_to(run).with_suffix("").as_posix()
         for logger in trainer.loggers:
-            title = path.relative_to(run).with_suffix("").as_posix()
             _log_figure(logger, title, figures[name], path)
     path = run / "config.yaml"
     config = path.read_text() if path.is_file() else None
