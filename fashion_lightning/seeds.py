@@ -113,18 +113,15 @@ def read_summary(path: str | Path) -> dict[str, Any]:
     try:
         summary: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
         lengths = {len(number["values"]) for number in summary["metrics"].values()}
-        complete = lengths == {len(summary["seeds"])}
+        if lengths == {len(summary["seeds"])}:
+            return summary
     except OSError as error:
         raise type(error)(
             f"Expected a summary.json of `fit --seeds`, but got {path} ({error.strerror})."
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError):
-        complete = False
-    if not complete:
-        raise ValueError(
-            f"Expected a summary.json of `fit --seeds`, but {path} holds something else."
-        )
-    return summary
+        pass  # Refused below.
+    raise ValueError(f"Expected a summary.json of `fit --seeds`, but {path} holds something else.")
 
 
 def describe(summary: Mapping[str, Any]) -> str:

@@ -65,11 +65,7 @@ class PredictionWriter(BasePredictionWriter):
         self.path = path
         self.overwrite = overwrite
         self.problems: dict[str, str] = {}
-        self._parts: list[Path] = []  # a file for each process
         self._part: Table | None = None  # this process's
-        self._keys: tuple[str, ...] = ()  # the columns that identify an image
-        self._last: list[int] = []  # for each loader, the index of the latest row
-        self._is_sorted = True
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -91,7 +87,7 @@ class PredictionWriter(BasePredictionWriter):
         """Begin this process's part."""
         self._file.parent.mkdir(parents=True, exist_ok=True)
         self._part = open_table(self._parts[trainer.global_rank], self._file.suffix)
-        self._last = [-1] * len(trainer.num_predict_batches)
+        self._last = [-1] * len(trainer.num_predict_batches)  # latest index, by loader
         self._keys = ("dataloader_idx", "index") if len(self._last) > 1 else ("index",)
         self._is_sorted = True
         self.problems = {}

@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from typing_extensions import override
@@ -18,7 +17,7 @@ from fashion_lightning.plotting import draw_preview, png
 _ROWS = 20
 
 
-class PreviewWriter(BasePredictionWriter):
+class PreviewWriter(Callback):
     """Draws the first 20 photographs of `fashion_lightning.photos.Photos` and their predictions.
 
     Works with any LightningModule whose `predict_step` returns probabilities ``(N, C)``.
@@ -28,7 +27,6 @@ class PreviewWriter(BasePredictionWriter):
     """
 
     def __init__(self, path: str | Path) -> None:
-        super().__init__(write_interval="batch")
         self.path = Path(path)
         self._rows: list[tuple[Path, Tensor, Tensor]] = []  # path, image, probabilities
 
@@ -38,15 +36,14 @@ class PreviewWriter(BasePredictionWriter):
         self._rows = []
 
     @override
-    def write_on_batch_end(
+    def on_predict_batch_end(
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        prediction: Any,
-        batch_indices: Any,
+        outputs: Any,
         batch: Any,
         batch_idx: int,
-        dataloader_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Keep what will be drawn of a batch."""
         paths = getattr(getattr(trainer.predict_dataloaders, "dataset", None), "paths", None)
@@ -56,8 +53,8 @@ class PreviewWriter(BasePredictionWriter):
                 "`FashionMNISTDataModule`), of which `PreviewWriter` draws the first, but got "
                 f"batches of type {type(batch).__name__}."
             )
-        check_probabilities(prediction, "PreviewWriter")
-        for index, image, probs in zip(batch.index.tolist(), batch.images, prediction, strict=True):
+        check_probabilities(outputs, "PreviewWriter")
+        for index, image, probs in zip(batch.index.tolist(), batch.images, outputs, strict=True):
             if len(self._rows) < _ROWS:
                 self._rows.append((paths[index], image.squeeze(0).cpu(), probs.cpu()))
 

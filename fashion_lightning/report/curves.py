@@ -3,13 +3,7 @@
 import csv
 from pathlib import Path
 
-_AXES = {
-    "train_loss": "epoch",
-    "val_loss": "epoch",
-    "train_acc": "epoch",
-    "val_acc": "epoch",
-    "lr": "step",
-}
+_AXES = dict.fromkeys(["train_loss", "val_loss", "train_acc", "val_acc"], "epoch") | {"lr": "step"}
 
 
 def keep_curves(run: Path) -> None:
