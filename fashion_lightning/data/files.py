@@ -22,6 +22,12 @@ from torch import Tensor
 from fashion_lightning.atomic import replacing
 from fashion_lightning.data.download import download
 
+NUM_TRAIN, NUM_TEST = 60_000, 10_000
+"""How many images the two official sets hold."""
+
+IMAGE_SIZE = 28
+"""Height and width of an image, in pixels."""
+
 MIRRORS = (
     "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
     "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",
@@ -49,9 +55,6 @@ def default_names(num_classes: int) -> list[str]:
         return [*CLASSES]
     return [f"class {label}" for label in range(num_classes)]
 
-
-NUM_TRAIN, NUM_TEST = 60_000, 10_000
-"""Images of the two official sets."""
 
 _DOWNLOAD_SECONDS = 45.0  # for all mirrors together
 

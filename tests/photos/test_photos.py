@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from fashion_lightning import FashionMNISTClassifier
 from fashion_lightning.data import files
 from fashion_lightning.data.sampling import TurnsSampler
-from fashion_lightning.photos.conversion import (
+from fashion_lightning.photos import (
     Photos,
     collate_photos,
     find_images,
@@ -317,6 +317,19 @@ def test_names_that_are_no_unicode_can_be_written_to_a_table(tmp_path: Path) -> 
     path.write_bytes(encoded("PNG"))
     (batch,) = loader(find_images(tmp_path), batch_size=1)
     assert batch.path == [str(tmp_path / r"caf\xe9.png")]
+
+
+def test_pytorchs_own_collate_function_serves_photographs_or_names_the_unreadable(
+    tmp_path: Path,
+) -> None:
+    for name in ("1.png", "2.png"):
+        (tmp_path / name).write_bytes(encoded("PNG"))
+    paths = find_images(tmp_path)
+    (batch,) = DataLoader(Photos(paths), batch_size=2)
+    assert torch.equal(batch, torch.stack([read_image(path)[None] / 255 for path in paths]))
+    (tmp_path / "2.png").write_text("<html>")
+    with pytest.raises(ValueError, match=r"2\.png: Expected a PNG"):
+        next(iter(DataLoader(Photos(paths), batch_size=2)))
 
 
 def test_problems_are_those_of_the_last_reading(tmp_path: Path) -> None:

@@ -1,0 +1,123 @@
+"""A data set of photographs, and its batches."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fashion_lightning.data.batches import NO_IMAGE
+from fashion_lightning.data.files import IMAGE_SIZE
+from fashion_lightning.photos.conversion import to_fashion_mnist
+from fashion_lightning.photos.reading import decode, escape_name, naming
+
+_THREADS = 4  # Each may hold a picture of 100 million pixels.
+
+
+class PhotoBatch(NamedTuple):
+    r"""The readable photographs of a batch.
+
+    Attributes:
+        images: float32, ``(B, 1, 28, 28)``, in [0, 1].
+        index: int64, ``(B,)``: positions in `Photos.paths`.
+        path: B file names; bytes that are not valid Unicode are written as ``\xff``.
+        problems: Why each unreadable file was left out, in one sentence, by its path.
+    """
+
+    images: Tensor
+    index: Tensor  # type: ignore[assignment]  # Tuples have a method of that name.
+    path: list[str]
+    problems: dict[str, str]
+
+
+def read_image(path: str | Path) -> Tensor:
+    """Convert a photograph to an image of FashionMNIST.
+
+    Args:
+        path: A PNG, JPEG, WebP, BMP, TIFF or GIF file; the first frame of an animation is used.
+
+    Returns:
+        uint8, ``(28, 28)``: the garment light on black, see `to_fashion_mnist`.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it is not such a picture, is damaged or too large, or shows no garment.
+    """
+    with naming(path):
+        return to_fashion_mnist(decode(Path(path)))
+
+
+class Photos(Dataset[Tensor]):
+    """A data set of photographs, each as an image of FashionMNIST, float32 ``(1, 28, 28)``.
+
+    With `collate_photos`, a DataLoader serves `PhotoBatch`es, which omit unreadable files: a batch
+    may be smaller than others, or empty. A batch is decoded in several threads.
+
+    Args:
+        paths: The files, for example from `find_images`.
+
+    Example:
+        >>> from torch.utils.data import DataLoader
+        >>> loader = DataLoader(Photos([]), batch_size=10, collate_fn=collate_photos)
+    """
+
+    def __init__(self, paths: Sequence[str | Path]) -> None:
+        self.paths = [Path(path) for path in paths]
+
+    def __len__(self) -> int:
+        """Return the number of files."""
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Return one photograph; raises like `read_image`."""
+        return read_image(self.paths[index]).unsqueeze(0).float().div_(255)
+
+    def __getitems__(self, indices: Sequence[int]) -> "_Samples":
+        """Return several photographs."""
+        indices = [index for index in indices if index != NO_IMAGE]
+        with ThreadPoolExecutor(_THREADS) as pool:  # PIL releases the GIL while it decodes.
+            return _Samples(self.paths, indices, pool.map(self._try, indices))
+
+    def _try(self, index: int) -> Tensor | Exception:
+        try:
+            return self[index]
+        except (OSError, ValueError) as error:
+            return error
+
+
+class _Samples(list[Any]):
+    """Photographs that were read together, with the error in place of each unreadable one.
+
+    Iterating, as `collate_photos` does, yields the errors; indexing, as PyTorch's own collate
+    function does first, raises one.
+    """
+
+    def __init__(self, paths: list[Path], indices: Sequence[int], samples: Any) -> None:
+        super().__init__(samples)
+        self.paths, self.indices = paths, indices
+
+    def __getitem__(self, place: Any) -> Any:
+        for sample in self:
+            if isinstance(sample, Exception):
+                raise sample
+        return super().__getitem__(place)
+
+
+def collate_photos(samples: Any) -> PhotoBatch:
+    """Return what a DataLoader has read from `Photos` as a batch."""
+    images, index, problems = [], [], {}
+    for place, sample in zip(samples.indices, samples, strict=True):
+        if isinstance(sample, Tensor):
+            images.append(sample)
+            index.append(place)
+        else:  # The cause is the error without the file's name.
+            problems[str(samples.paths[place])] = str(sample.__cause__)
+    return PhotoBatch(
+        torch.stack(images) if images else torch.empty(0, 1, IMAGE_SIZE, IMAGE_SIZE),
+        torch.tensor(index, dtype=torch.int64),
+        [escape_name(samples.paths[place]) for place in index],
+        problems,
+    )
