@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from pickle import UnpicklingError
@@ -9,10 +10,10 @@ from typing import IO, Any
 
 import torch
 from safetensors import safe_open
+from torch import nn
 
 from fashion_lightning.checkpoints.trust import rebuilt_from
-
-_RECORDED = ("network", "hyperparameters")  # by `export`, as JSON in a file's metadata
+from fashion_lightning.data.split import SPLIT
 
 
 def read_checkpoint(file: str | Path | IO[bytes], *, continues: bool = False) -> dict[str, Any]:
@@ -65,13 +66,37 @@ def is_safetensors(path: str | Path) -> bool:
     return Path(path).suffix == ".safetensors"
 
 
+def encode_metadata(
+    network: nn.Module, hyperparameters: Mapping[str, Any], split: Mapping[str, Any] | None
+) -> dict[str, str]:
+    """Return what an exported file records to rebuild a classifier, as JSON by name."""
+    recorded = {
+        "network": {
+            "class_path": f"{type(network).__module__}.{type(network).__qualname__}",
+            "init_args": getattr(network, "init_args", None),
+        },
+        "hyperparameters": {
+            name: value
+            for name, value in hyperparameters.items()
+            if name != "network" and not name.startswith("_")  # Lightning's own notes
+        },
+        "split": {name: split[name] for name in SPLIT} if split else None,
+    }
+    return {name: json.dumps(value) for name, value in recorded.items()}
+
+
+def decode_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Return what `encode_metadata` has recorded."""
+    metadata = {"split": "null", **metadata}  # Version 0.1.0 did not record it.
+    return {name: json.loads(metadata[name]) for name in ("network", "hyperparameters", "split")}
+
+
 def _read_safetensors(path: str | Path) -> dict[str, Any]:
     """Return what `export` has written in the form of a checkpoint."""
     with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-        recorded = {name: json.loads(metadata[name]) for name in _RECORDED}
-        split = json.loads(metadata.get("split", "null"))  # Version 0.1.0 did not record it.
+        recorded = decode_metadata(file.metadata())
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+    split = recorded["split"]
     return {
         "state_dict": weights,
         "hyper_parameters": {

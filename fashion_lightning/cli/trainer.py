@@ -45,9 +45,9 @@ class ExportingTrainer(Trainer):
             ImportError: If a package that the format needs is not installed.
             ValueError: If the network cannot be written so, or does not answer the same afterwards.
         """
-        from fashion_lightning.export.formats import ENDINGS, export  # Nothing else needs it.
+        from fashion_lightning.export import FORMATS, export  # Nothing else needs it.
 
-        path = Path(output or Path(self.default_root_dir) / f"model{ENDINGS[format]}")
+        path = Path(output or Path(self.default_root_dir) / f"model{FORMATS[format].ending}")
         split = None
         if ckpt_path:
             content = read_checkpoint(ckpt_path)

@@ -16,7 +16,7 @@ from fashion_lightning import FashionMNISTClassifier
 from fashion_lightning.checkpoints import pretrained
 from fashion_lightning.checkpoints.pretrained import weights_file as find
 from fashion_lightning.cli.main import main
-from fashion_lightning.export.formats import export
+from fashion_lightning.export import export
 
 CONFIGS = {"mlp": "mlp-best.yaml", "convnet": "convnet.yaml"}
 

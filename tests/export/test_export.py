@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fashion_lightning import CLASSES, MLP, ConvNet, FashionMNISTClassifier
 from fashion_lightning.data import files
-from fashion_lightning.export.formats import ENDINGS, Format, Parity, export
+from fashion_lightning.export import FORMATS, FormatName, Parity, export
 
 SIZES = (1, 3, 10_000)
 OWN = torch.rand(5, 1, 28, 28)
@@ -68,8 +68,8 @@ class Exported(NamedTuple):
 
     classifier: FashionMNISTClassifier
     probs: Tensor
-    paths: dict[Format, Path]
-    parities: dict[Format, Parity]
+    paths: dict[FormatName, Path]
+    parities: dict[FormatName, Parity]
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +106,10 @@ def exported(
     assert classifier.temperature.item() != pytest.approx(1, abs=0.05)
     probs = plain(classifier.network, images, classifier.temperature)
     folder = tmp_path_factory.mktemp(request.param)
-    formats = [format for format in ENDINGS if (request.param, format) != ("ConvNet", "tutorial")]
-    paths = {format: folder / "new" / format / f"model{ENDINGS[format]}" for format in formats}
+    formats = [format for format in FORMATS if (request.param, format) != ("ConvNet", "tutorial")]
+    paths = {
+        format: folder / "new" / format / f"model{FORMATS[format].ending}" for format in formats
+    }
     parities = {
         format: export(classifier, images, path, format=format) for format, path in paths.items()
     }
@@ -205,8 +207,9 @@ def test_the_tutorials_class_answers_for_images_as_they_are(
 
 def test_the_parity_prints_as_one_line(exported: Exported) -> None:
     for format, parity in exported.parities.items():
+        name = f"model{FORMATS[format].ending}"
         assert str(parity).startswith(
-            f"model{ENDINGS[format]}: 10,000 of 10,000 classes the same as the checkpoint's, "
+            f"{name}: 10,000 of 10,000 classes the same as the checkpoint's, "
             "probabilities differ by at most "
         )
         assert "\n" not in str(parity)
@@ -244,7 +247,7 @@ def test_an_export_changes_and_prints_nothing(
 
 
 @pytest.mark.parametrize("format", ["onnx", "torch_export", "tutorial"])
-def test_the_same_classifier_makes_the_same_bytes(format: Format, tmp_path: Path) -> None:
+def test_the_same_classifier_makes_the_same_bytes(format: FormatName, tmp_path: Path) -> None:
     classifier = FashionMNISTClassifier()
     for name in ("one", "another"):
         export(classifier, OWN, tmp_path / name, format=format)
@@ -252,15 +255,15 @@ def test_the_same_classifier_makes_the_same_bytes(format: Format, tmp_path: Path
 
 
 @pytest.mark.parametrize("format", ["onnx", "torch_export", "safetensors"])
-def test_a_network_of_ones_own(format: Format, tmp_path: Path) -> None:
+def test_a_network_of_ones_own(format: FormatName, tmp_path: Path) -> None:
     classifier = FashionMNISTClassifier(Own())
     parity = export(classifier, OWN, tmp_path / "model", format=format)
     assert parity.num_same == 5
     assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
 
 
-@pytest.mark.parametrize("format", ENDINGS)
-def test_an_existing_file_is_left_alone(format: Format, tmp_path: Path) -> None:
+@pytest.mark.parametrize("format", FORMATS)
+def test_an_existing_file_is_left_alone(format: FormatName, tmp_path: Path) -> None:
     path = tmp_path / "model"
     path.write_text("mine")
     classifier = FashionMNISTClassifier()
@@ -299,7 +302,7 @@ def test_a_missing_package_is_named_before_anything_is_done(
     ],
 )
 def test_what_cannot_be_exported_leaves_everything_as_it_was(
-    network: nn.Module, format: Format, message: str, tmp_path: Path
+    network: nn.Module, format: FormatName, message: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "model"
     path.write_text("mine")
