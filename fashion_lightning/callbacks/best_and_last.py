@@ -1,39 +1,29 @@
-"""Checkpoints of a run: the best validated weights, and the last state."""
+"""Checkpoints of a run: the best validated weights, and the last state, also of a stopped run."""
 
 import math
 import os
-import shutil
 import signal
 import warnings
 from pathlib import Path
+from threading import current_thread, main_thread
+from types import FrameType
 from typing import Any
 from weakref import proxy
 
 import torch
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import (
-    EarlyStopping,
-    ModelCheckpoint,
-    ProgressBar,
-    StochasticWeightAveraging,
-    Timer,
-)
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
-from fashion_lightning.arguments import expect
-from fashion_lightning.atomic import replacing
-from fashion_lightning.callbacks.signals import StopSignals
-from fashion_lightning.checkpoints.atomic_io import AtomicCheckpointIO
-from fashion_lightning.module import FashionMNISTClassifier
+from fashion_lightning.arguments import at_least
 
 
 class Interrupted(SystemExit):
     """Ends a run that a signal stopped, after `checkpoint` was written.
 
-    Its `code` is what shells expect, 128 and the signal's number.
+    Its `code` is what shells expect, 128 plus the signal's number.
     """
 
     def __init__(self, code: int, checkpoint: Path) -> None:
@@ -42,28 +32,27 @@ class Interrupted(SystemExit):
 
 
 class BestAndLast(ModelCheckpoint):
-    """A `ModelCheckpoint` that keeps ``best.ckpt`` and ``last.ckpt``, and ends runs with care.
+    """A `ModelCheckpoint` that keeps ``best.ckpt`` and ``last.ckpt``, and stops runs safely.
 
-    ``best.ckpt`` holds the weights whose validation was the best, also inside an epoch. Until there
-    is a validation, the latest epoch is the best. ``last.ckpt`` is the state after the latest
-    epoch; Lightning's own writes it only when it also writes another checkpoint. An epoch that is
-    the best is written once: ``last.ckpt`` is a second name (a hard link, where the file system has
-    them) of what is ``best.ckpt``.
+    ``best.ckpt`` holds the best validated weights, also from inside an epoch; without validation,
+    the latest epoch is the best. ``last.ckpt`` holds the state after the latest epoch.
+    ``ModelCheckpoint(save_last=True)`` writes it only when it saves something else: a run that no
+    longer improves would lose every epoch since its best.
 
-    Ctrl-C and SIGTERM end training after the running step, or after the running validation, with a
-    ``last.ckpt`` that continues there.
+    Ctrl-C and SIGTERM end training after the running step or validation, with a ``last.ckpt`` that
+    continues from there.
 
     Args:
-        dirpath: The folder. None: where `ModelCheckpoint` writes, ``checkpoints`` in the run's
-            folder of the first logger, or in the trainer's `default_root_dir`.
-        monitor: The metric that says which weights are the best. Each validation must log it.
-        mode: ``min`` or ``max``: whether a low or a high one is good.
-        every_n_train_steps: Write ``last.ckpt`` after every so many optimizer steps, too, >= 1.
+        dirpath: The folder. None: as in `ModelCheckpoint`, ``checkpoints`` in the run's folder of
+            the first logger, or in the trainer's `default_root_dir`.
+        monitor: The metric that decides which weights are best. Every validation must log it.
+        mode: ``min`` or ``max``: whether lower or higher is better.
+        every_n_train_steps: Also write ``last.ckpt`` every so many optimizer steps, >= 1.
 
     Raises:
-        MisconfigurationException: When training begins, if another callback would write files of
-            these names into the same folder, or average weights after the last was written; after
-            a validation that has not logged `monitor`.
+        MisconfigurationException: When training starts, if another callback would write the same
+            files, or average weights after the last checkpoint; after a validation that has not
+            logged `monitor`.
         ValueError: If `every_n_train_steps` is below 1.
         Interrupted: From the trainer's `fit`, if a signal ended it.
     """
@@ -76,13 +65,9 @@ class BestAndLast(ModelCheckpoint):
         mode: str = "min",
         every_n_train_steps: int | None = None,
     ) -> None:
-        expect(
-            every_n_train_steps is None or every_n_train_steps >= 1,
-            "every_n_train_steps",
-            "an int >= 1",
-            every_n_train_steps,
-        )
-        self._trains = False
+        if every_n_train_steps is not None:
+            at_least(1, every_n_train_steps=every_n_train_steps)
+        self._is_fitting = False
         super().__init__(
             dirpath,
             filename="best",
@@ -93,43 +78,44 @@ class BestAndLast(ModelCheckpoint):
             enable_version_counter=False,
         )
         self.every_n_train_steps = every_n_train_steps
-        self._signals = StopSignals()
-        self._stopping = self._trains = self._has_best = False
-        self._is_due = False  # The latest validation was the best, and is not saved yet.
+        self._signal: int | None = None  # the first SIGINT or SIGTERM of this fit
+        self._handlers: dict[int, Any] = {}  # those before this fit
+        self._is_stopping = self._continues_here = False
 
     @property
     def best_model_path(self) -> str:
-        """Path of the best checkpoint; before a fit, of that which is in the folder."""
+        """Path of the best checkpoint; before a fit, of the one in the folder."""
+        if self._best_model_path or self._is_fitting or not self.dirpath:
+            return self._best_model_path
         path = self._path("best")
-        there = self.dirpath and not self._trains and self._fs.exists(path)
-        return self._best_model_path or (path if there else "")
+        return path if self._fs.exists(path) else ""
 
     @best_model_path.setter
     def best_model_path(self, path: str) -> None:
         self._best_model_path = path
 
+    def _path(self, name: str) -> str:
+        return self.format_checkpoint_name({}, name)
+
     @property
     @override
     def state_key(self) -> str:
-        """Return under which name checkpoints keep the state."""
-        if (self.monitor, self.mode) == ("val_loss", "min"):
-            return type(self).__qualname__
-        return self._generate_state_key(monitor=self.monitor, mode=self.mode)
+        """The state's name in checkpoints; by default that of version 0.1.0."""
+        name = type(self).__qualname__
+        is_default = (self.monitor, self.mode) == ("val_loss", "min")
+        return name if is_default else f"{name}[{self.monitor}, {self.mode}]"
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Settle the folder, for all processes the first one's."""
-        with warnings.catch_warnings():  # These files are meant to be replaced.
+        """Determine the folder."""
+        with warnings.catch_warnings():  # Replacing these files is intended.
             warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
             super().setup(trainer, pl_module, stage)
-        self._is_due, self._trains = False, stage == "fit"
-
-    def _path(self, name: str) -> str:
-        return os.path.join(self.dirpath or "", f"{name}{self.FILE_EXTENSION}")  # noqa: PTH118 (URLs, too)
+        self._is_fitting = stage == "fit"
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """Return what a continued run must know; paths are not part of it."""
+        """Return the best score, without paths: a run's folder may be moved."""
         score = self.best_model_score
         return {
             "monitor": self.monitor,
@@ -141,32 +127,43 @@ class BestAndLast(ModelCheckpoint):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Look whether the best of the run that is continued is here, and not another's."""
-        path = self._path("best")
-        beside = os.path.dirname(str(trainer.ckpt_path)) or "."  # noqa: PTH120 (URLs, too)
-        if "://" not in path:
-            beside = os.path.realpath(beside)
-        has_best = beside == self.dirpath and self._fs.exists(path)
-        self._has_best = trainer.strategy.broadcast(has_best)
+        """Note whether the folder holds the continued run's best, or another run's, or none."""
+        folder = os.path.dirname(str(trainer.ckpt_path)) or "."  # noqa: PTH120 (URLs, too)
+        if "://" not in folder:
+            folder = os.path.realpath(folder)
+        exists = self.file_exists(self._path("best"), trainer)
+        self._continues_here = folder == self.dirpath and exists
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue; in a folder without its ``best.ckpt``, the next validation is the best."""
+        """Restore the best score, unless ``best.ckpt`` is missing or another run's."""
         # Version 0.1.0 called it `best_score`, infinite before the first validation.
         score = state_dict.get("best_model_score", state_dict.get("best_score"))
-        if self._has_best and score is not None and math.isfinite(score):
-            self._note_best(torch.tensor(score))
+        if self._continues_here and score is not None and math.isfinite(score):
+            self._set_best(torch.tensor(score))
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse what cannot be; begin to note signals."""
-        super().on_train_start(trainer, pl_module)
+        """Refuse callbacks that would conflict, and start to listen for signals."""
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if callback is not self:
                 self._refuse(callback)
-        self._stopping = False
-        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self._signals.listen()
+        self._signal, self._is_stopping = None, False
+        # Only a main thread can listen. After an exception, Lightning restores the handlers.
+        if not trainer.fast_dev_run and current_thread() is main_thread():  # type: ignore[attr-defined]
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._handlers[number] = signal.signal(number, self._note_signal)
+
+    def _note_signal(self, number: int, frame: FrameType | None) -> None:
+        """Note a signal; a second one has its usual effect."""
+        self._signal, previous = number, self._handlers.get(number)
+        self._restore_handlers()
+        if isinstance(getattr(previous, "__self__", None), BestAndLast):
+            previous(number, frame)  # type: ignore[misc]
+
+    def _restore_handlers(self) -> None:
+        while self._handlers:
+            signal.signal(*self._handlers.popitem())
 
     def _refuse(self, callback: Any) -> None:
         if isinstance(callback, StochasticWeightAveraging):
@@ -176,8 +173,7 @@ class BestAndLast(ModelCheckpoint):
             )
         if isinstance(callback, ModelCheckpoint) and callback.dirpath == self.dirpath:
             last = callback.CHECKPOINT_NAME_LAST if callback.save_last else ""
-            names = {callback.filename or "", last}
-            both = sorted(names & {"best", self.CHECKPOINT_NAME_LAST})
+            both = sorted({callback.filename, last} & {"best", "last"})
             if both:
                 raise MisconfigurationException(
                     f"Expected `dirpath` of `{type(callback).__name__}` to be a folder of its own, "
@@ -188,30 +184,29 @@ class BestAndLast(ModelCheckpoint):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Stop here, after what was saved has also been logged."""
+        """Stop here, where the metrics of the saved step have been logged."""
         self._stop_if_due()
 
     @override
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write a checkpoint inside an epoch, if it is time or a signal came."""
-        # A checkpoint is complete only between optimizer steps. After the last batch of an epoch
-        # `on_train_epoch_end` follows.
+        """Write ``last.ckpt`` inside an epoch if it is due or a signal came."""
+        # A checkpoint is complete only between optimizer steps. The last batch of an epoch is left
+        # to `on_train_epoch_end`.
         if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         n = self.every_n_train_steps
         is_due = n and trainer.global_step % n == 0 and not trainer.fast_dev_run  # type: ignore[attr-defined]
-        self._stopping = self._received(trainer)
-        if self._stopping or is_due:
+        self._is_stopping = self._received(trainer)
+        if self._is_stopping or is_due:
             self._save_last(trainer)
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the weights that were validated, if they are the best."""
-        if (
-            trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or trainer.fast_dev_run  # type: ignore[attr-defined]
-        ):
+        """Write ``best.ckpt`` if the validated weights are the best."""
+        is_fitting = trainer.state.fn == TrainerFn.FITTING
+        if not is_fitting or trainer.sanity_checking or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         assert self.monitor is not None
         score = trainer.callback_metrics.get(self.monitor)
@@ -222,81 +217,59 @@ class BestAndLast(ModelCheckpoint):
             )
         best, self.current_score = self.best_model_score, score.detach().cpu()
         is_better = torch.lt if self.mode == "min" else torch.gt
-        if score.isnan() or (best is not None and not is_better(self.current_score, best)):
-            return
-        self._note_best(self.current_score)
-        # After an epoch's last batch, weights that nobody changes stay as they are until
-        # `on_train_epoch_end`. Then the epoch is complete, and one file serves as best and last.
-        self._is_due = trainer.is_last_batch and not _may_change(trainer, pl_module)
-        if not self._is_due:
-            self._save_checkpoint(trainer, self.best_model_path)
+        if not score.isnan() and (best is None or is_better(self.current_score, best)):
+            self._set_best(self.current_score)
+            trainer.save_checkpoint(self.best_model_path, self.save_weights_only)
+            if not trainer.is_last_batch:  # After the last batch, `_save_last` follows.
+                self._notify_loggers(trainer)
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the checkpoint of the epoch."""
+        """Write ``last.ckpt``, after ``best.ckpt``.
+
+        Killed in between, a run repeats the epoch; in the opposite order it would lose its best.
+        """
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        if self._is_due or self.best_model_score is None:  # The latter: never validated.
-            self._is_due, self.best_model_path = False, self._path("best")
-            # This one first: killed in between, the run continues from the epoch before and comes
-            # here again. The other way round, the best epoch would be lost.
+        if self.best_model_score is None:  # never validated
+            self.best_model_path = self._path("best")
             trainer.save_checkpoint(self.best_model_path, self.save_weights_only)
-            self._name_last(trainer)
-        else:
-            self._save_last(trainer)
-        self._stopping = self._received(trainer)
+        self._save_last(trainer)
+        self._is_stopping = self._received(trainer)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the signals alone; stop also when training is complete, since tests may follow."""
-        self._signals.ignore()
+        """Stop after a signal even if training is complete, since a test may follow."""
+        self._restore_handlers()
         self._stop_if_due()
 
-    @override
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        """Leave the signals alone."""
-        self._signals.ignore()
-
-    def _note_best(self, score: torch.Tensor) -> None:
+    def _set_best(self, score: torch.Tensor) -> None:
         path = self._path("best")
         self.best_model_score = self.kth_value = score
         self.best_model_path = self.kth_best_model_path = path
         self.best_k_models = {path: score}
 
     def _save_last(self, trainer: Trainer) -> None:
-        self.last_model_path = self._path(self.CHECKPOINT_NAME_LAST)
-        self._save_checkpoint(trainer, self.last_model_path)
+        self.last_model_path = self._path("last")
+        trainer.save_checkpoint(self.last_model_path, self.save_weights_only)
+        self._notify_loggers(trainer)
 
-    def _name_last(self, trainer: Trainer) -> None:
-        """Give what was just written as the best a second name, then tell the loggers of both."""
-        best, last = Path(self.best_model_path), Path(self._path(self.CHECKPOINT_NAME_LAST))
-        # Other plugins may write later, elsewhere, or a folder.
-        links = type(trainer.strategy.checkpoint_io) in (AtomicCheckpointIO, TorchCheckpointIO)
-        links = links and "://" not in self.best_model_path
-        if not trainer.strategy.broadcast(links and best.is_file()):
-            self._save_last(trainer)
-            return
-        self.last_model_path = self._last_checkpoint_saved = str(last)
-        self._last_global_step_saved = trainer.global_step
+    def _notify_loggers(self, trainer: Trainer) -> None:
         if trainer.is_global_zero:
-            _link(best, last)
             for logger in trainer.loggers:
                 logger.after_save_checkpoint(proxy(self))
-        trainer.strategy.barrier("BestAndLast")
 
     @override
     def _find_last_checkpoints(self, trainer: Trainer) -> set[str]:
-        # Lightning asks this for `ckpt_path="last"`. If there is none, it would go on with whatever
-        # weights the module has.
+        # Lightning calls this for `ckpt_path="last"`. If nothing is found it only warns, and would
+        # test or predict with random weights.
         found = super()._find_last_checkpoints(trainer)
-        others = [
-            each for each in trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint)
-        ]
-        for other in others:
-            found = found or ModelCheckpoint._find_last_checkpoints(other, trainer)
-        if not found and trainer.state.fn != TrainerFn.FITTING:
+        if trainer.state.fn == TrainerFn.FITTING:
+            return found
+        for other in trainer.checkpoint_callbacks:
+            if isinstance(other, ModelCheckpoint):
+                found = found or ModelCheckpoint._find_last_checkpoints(other, trainer)
+        if not found:
             raise FileNotFoundError(
                 'Expected a checkpoint for `ckpt_path="last"`, but there is no last.ckpt in '
                 f"{self.dirpath or trainer.default_root_dir}."
@@ -304,34 +277,13 @@ class BestAndLast(ModelCheckpoint):
         return found
 
     def _received(self, trainer: Trainer) -> bool:
-        """Tell, the same for all processes, whether one of them got a signal."""
-        received = self._signals.received is not None
+        """Return whether any process got a signal, the same in all of them."""
+        received = self._signal is not None
         if trainer.world_size == 1:
             return received
         return trainer.strategy.reduce_boolean_decision(received, all=False)
 
     def _stop_if_due(self) -> None:
-        if self._stopping:
-            # A process that got no signal itself stops because of another's.
-            number = self._signals.received or signal.SIGTERM
+        if self._is_stopping:
+            number = self._signal or signal.SIGTERM  # None: another process got it.
             raise Interrupted(128 + number, Path(self.last_model_path))
-
-
-def _may_change(trainer: Trainer, pl_module: LightningModule) -> bool:
-    """Tell whether somebody may change, or average, weights after the last batch of an epoch."""
-    harmless = (ModelCheckpoint, EarlyStopping, ProgressBar, Timer)
-    own = (LightningModule.on_train_epoch_end, FashionMNISTClassifier.on_train_epoch_end)
-    return type(pl_module).on_train_epoch_end not in own or any(
-        type(callback).on_train_epoch_end is not Callback.on_train_epoch_end
-        and not isinstance(callback, harmless)
-        for callback in trainer.callbacks  # type: ignore[attr-defined]
-    )
-
-
-def _link(file: Path, name: Path) -> None:
-    """Give a file a second name, which may be another file's; at any moment there is one."""
-    with replacing(name) as new:
-        try:
-            os.link(file, new)
-        except OSError:  # This file system has no hard links.
-            shutil.copyfile(file, new)

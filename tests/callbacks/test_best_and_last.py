@@ -1,6 +1,7 @@
 """Which weights are kept under which name, and what a checkpoint callback owes to others."""
 
 import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from lightning.pytorch.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from fashion_lightning.callbacks import BestAndLast
+from fashion_lightning.callbacks import BestAndLast, Interrupted
 from fashion_lightning.checkpoints.atomic_io import AtomicCheckpointIO
 
 LOADER = DataLoader(TensorDataset(torch.zeros(2, 1)), batch_size=1)
@@ -302,3 +303,44 @@ def test_a_folder_on_another_machine(tmp_path: Path) -> None:
     (tested,) = trainer.test(dataloaders=LOADER, ckpt_path="best", verbose=False, weights_only=True)
     assert tested["weight"] == 10
     assert not Path("memory:").exists()
+
+
+class Fails(Callback):
+    """Raises in the second step."""
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx == 1:
+            raise ArithmeticError
+
+
+def test_signals_have_their_usual_effect_after_training(tmp_path: Path) -> None:
+    """Also beside another `BestAndLast`, and after an exception."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    both = [BestAndLast(tmp_path / "a"), BestAndLast(tmp_path / "b", mode="max")]
+    train(Scored([0.5]), *both)
+    assert [signal.getsignal(number) for number in numbers] == before
+    with pytest.raises(ArithmeticError):
+        train(Scored([0.5]), *both, Fails())
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+class Interrupts(Callback):
+    """Presses Ctrl-C in the third step."""
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx == 2:
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_is_noted_by_each(tmp_path: Path) -> None:
+    both = [BestAndLast(tmp_path / "a"), BestAndLast(tmp_path / "b", mode="max")]
+    with pytest.raises(Interrupted) as stop:
+        train(Scored([0.5]), *both, Interrupts())
+    assert stop.value.code == 128 + signal.SIGINT
+    assert stop.value.checkpoint == tmp_path / "a" / "last.ckpt"
+    assert [weight(tmp_path / name / "last.ckpt") for name in ("a", "b")] == [3, 3]
