@@ -1,4 +1,4 @@
-"""Downloads with bounds: on a server's silence, on the number of bytes, on the time in all."""
+"""Downloads with limits on a server's silence, on the number of bytes and on the total time."""
 
 import time
 from http.client import HTTPException
@@ -8,59 +8,54 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 _SILENCE_SECONDS = 5.0
-_ATTEMPTS = 2
-_PAUSE_SECONDS = 0.5  # before the next attempt
+_PAUSE_SECONDS = 0.5  # before the second attempt
 
 
-def download(url: str, size: int, deadline: float) -> bytes:
-    """Download a file of known size, with a progress bar on a terminal.
-
-    What may pass (no connection, silence, an end too early, an error of the server) is tried once
-    more; an answer that will not change (not found, forbidden) is not.
+def download(url: str, limit: int, deadline: float) -> bytes:
+    """Download a file, in two attempts unless the first is refused with a 4xx status.
 
     Args:
-        url: Where it is.
-        size: Its bytes.
-        deadline: When to give up, whatever happens, in seconds of `time.monotonic`.
+        url: Address of the file.
+        limit: Largest number of bytes to accept.
+        deadline: When to give up, in seconds of `time.monotonic`.
 
     Returns:
-        The bytes, exactly `size`. They are not verified any further.
+        The file's bytes, not verified.
 
     Raises:
-        OSError: If the server cannot be reached, refuses, is silent or too slow, or sends another
-            number of bytes.
-        HTTPException, ValueError: If it does not speak HTTP, or `url` is none.
+        OSError: If the server cannot be reached, refuses, is silent or too slow, or sends too many
+            or too few bytes.
+        HTTPException, ValueError: If it does not speak HTTP, or `url` is not a URL.
     """
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            return _within(url, size, deadline)
-        except (OSError, HTTPException) as error:
-            final = isinstance(error, HTTPError) and error.code < 500
-            if final or attempt == _ATTEMPTS or time.monotonic() + _PAUSE_SECONDS > deadline:
-                raise
-        time.sleep(_PAUSE_SECONDS)
-    raise AssertionError("The last attempt returns or raises.")
+    try:
+        return _in_time(url, limit, deadline)
+    except (OSError, HTTPException) as error:
+        is_final = isinstance(error, HTTPError) and error.code < 500
+        if is_final or time.monotonic() + _PAUSE_SECONDS > deadline:
+            raise
+    time.sleep(_PAUSE_SECONDS)
+    return _in_time(url, limit, deadline)
 
 
-def _within(url: str, size: int, deadline: float) -> bytes:
-    """Receive in a thread, which is left alone when the time is over.
+def _in_time(url: str, limit: int, deadline: float) -> bytes:
+    """Receive in a thread that is abandoned after the deadline.
 
-    Neither the search for a host's address nor a server that sends its header byte by byte heeds
-    the timeout of a socket.
+    A socket's timeout covers neither the search for a host's address nor a header that arrives byte
+    by byte.
     """
     outcome: SimpleQueue[bytes | Exception] = SimpleQueue()
 
     def work() -> None:
         try:
-            outcome.put(_receive(url, size, deadline))
-        except Exception as error:  # It is raised again below, whatever it is.
+            outcome.put(_receive(url, limit, deadline))
+        except Exception as error:  # Raised again below.
             if isinstance(error, HTTPError):
                 error.close()
             outcome.put(error)
 
     Thread(target=work, daemon=True).start()
     try:
-        # A little longer: most of what is too slow is noticed, and better described, in there.
+        # Half a second longer than `_receive`, whose errors are more precise.
         received = outcome.get(timeout=max(0.0, deadline - time.monotonic()) + 0.5)
     except Empty:
         raise TimeoutError("no answer in time") from None
@@ -69,26 +64,16 @@ def _within(url: str, size: int, deadline: float) -> bytes:
     return received
 
 
-def _receive(url: str, size: int, deadline: float) -> bytes:
-    from rich.console import Console  # Most runs download nothing and need not import these.
-    from rich.progress import DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn())
+def _receive(url: str, limit: int, deadline: float) -> bytes:
     received = bytearray()
-    with (
-        urlopen(url, timeout=_SILENCE_SECONDS) as response,
-        Progress(
-            *columns, console=console, transient=True, disable=not console.is_terminal
-        ) as progress,
-    ):
-        task = progress.add_task(url, total=size)
-        while len(received) <= size and (chunk := response.read1(1 << 20)):
+    with urlopen(url, timeout=_SILENCE_SECONDS) as response:
+        while chunk := response.read1(1 << 20):
             received += chunk
-            progress.update(task, completed=len(received))
+            if len(received) > limit:
+                raise ConnectionError(f"sent more than {limit} bytes")
             if time.monotonic() > deadline:
                 raise TimeoutError("too slow")
+        size = int(response.headers.get("Content-Length", len(received)))
     if len(received) != size:
-        more = "more than " if len(received) > size else f"{len(received)} of "
-        raise ConnectionError(f"sent {more}{size} bytes")
+        raise ConnectionError(f"sent {len(received)} of {size} bytes")
     return bytes(received)

@@ -1,4 +1,4 @@
-"""Mirrors that go wrong in every way cost little time, and never a wrong file."""
+"""Faulty mirrors cost little time and never lead to a wrong file."""
 
 import time
 from pathlib import Path
@@ -12,13 +12,13 @@ from fashion_lightning.data import download, files
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wait for less long than people do."""
+    """Shorten all time limits."""
     monkeypatch.setattr(download, "_SILENCE_SECONDS", 0.25)
     monkeypatch.setattr(download, "_PAUSE_SECONDS", 0.1)
-    monkeypatch.setattr(files, "_DOWNLOAD_SECONDS", 1.0)
+    monkeypatch.setattr(files, "_DOWNLOAD_SECONDS", 2.0)
 
 
-def test_a_mirror_that_works(tmp_path: Path) -> None:
+def test_files_come_from_a_mirror_that_works(tmp_path: Path) -> None:
     with mirror() as url:
         assert f"FashionMNIST: downloaded from {url}, verified" in files.prepare(tmp_path, [url])
     assert_official(tmp_path)
@@ -26,7 +26,7 @@ def test_a_mirror_that_works(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("hurried")
 @pytest.mark.parametrize("fault", FAULTS)
-def test_the_package_stands_in_for_a_faulty_mirror(tmp_path: Path, fault: str) -> None:
+def test_the_packages_copy_replaces_a_faulty_mirror(tmp_path: Path, fault: str) -> None:
     with mirror(fault) as url:
         line = files.prepare(tmp_path, [url])
     assert line.startswith("FashionMNIST: the package's copy, verified, now in")
@@ -37,7 +37,7 @@ def test_the_package_stands_in_for_a_faulty_mirror(tmp_path: Path, fault: str) -
 
 
 @pytest.mark.usefixtures("hurried")
-def test_the_next_mirror_stands_in_for_a_faulty_one(tmp_path: Path) -> None:
+def test_the_next_mirror_replaces_a_faulty_one(tmp_path: Path) -> None:
     with mirror("slow drip") as slow, mirror("503") as busy, mirror() as good:
         line = files.prepare(tmp_path, [slow, "no url", busy, good])
     assert f"downloaded from {good}" in line
@@ -45,8 +45,7 @@ def test_the_next_mirror_stands_in_for_a_faulty_one(tmp_path: Path) -> None:
     assert_official(tmp_path)
 
 
-def test_what_may_pass_is_tried_once_more(tmp_path: Path) -> None:
-    """The first connection breaks, the second attempt succeeds."""
+def test_a_broken_connection_is_retried(tmp_path: Path) -> None:
     with mirror("cut once") as url:
         assert "downloaded from" in files.prepare(tmp_path, [url])
     assert_official(tmp_path)
@@ -56,7 +55,7 @@ def test_what_may_pass_is_tried_once_more(tmp_path: Path) -> None:
 def test_faulty_mirrors_with_the_real_times(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each alone, and all of them before a good one: data is there within 60 s."""
+    """With any fault, the data is there within 60 s."""
     with capsys.disabled():
         for fault in FAULTS:
             with mirror(fault) as url:

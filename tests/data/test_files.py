@@ -1,4 +1,4 @@
-"""The four files: from everywhere they can come from, and never a wrong one."""
+"""The four files, from every possible source, and never a wrong one."""
 
 import gzip
 import shutil
@@ -21,25 +21,25 @@ UNPACKED = {path.stem: gzip.decompress(path.read_bytes()) for path in PACKAGED.g
 
 
 def assert_official(data_dir: Path) -> None:
-    """Compare what is on the disk with the packed files, by Python's gzip."""
+    """Compare the files with the package's copy, unpacked by Python's gzip."""
     for name, content in UNPACKED.items():
         assert (data_dir / RAW / name).read_bytes() == content
 
 
-def test_the_packages_copy(tmp_path: Path) -> None:
+def test_files_come_from_the_packages_copy(tmp_path: Path) -> None:
     assert "the package's copy" in files.prepare(tmp_path, mirrors=[])
     assert_official(tmp_path)
     assert {path.name for path in (tmp_path / RAW).iterdir()} == {*UNPACKED}
 
 
-def test_files_that_are_there_stay(tmp_path: Path) -> None:
+def test_existing_files_are_not_rewritten(tmp_path: Path) -> None:
     files.prepare(tmp_path, mirrors=[])
     times = [path.stat().st_mtime_ns for path in (tmp_path / RAW).iterdir()]
     assert "verified files in" in files.prepare(tmp_path)
     assert times == [path.stat().st_mtime_ns for path in (tmp_path / RAW).iterdir()]
 
 
-def test_packed_files_that_are_there_are_unpacked(tmp_path: Path) -> None:
+def test_existing_packed_files_are_unpacked(tmp_path: Path) -> None:
     shutil.copytree(PACKAGED, tmp_path / RAW)
     assert "unpacked from .gz files" in files.prepare(tmp_path, mirrors=["http://127.0.0.1:9/"])
     assert_official(tmp_path)
@@ -47,9 +47,7 @@ def test_packed_files_that_are_there_are_unpacked(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("train", [True, False])
 def test_torchvision_reads_the_same(data_dir: Path, train: bool) -> None:
-    theirs = FashionMNIST(
-        data_dir, train=train, download=True
-    )  # finds all of it: downloads nothing
+    theirs = FashionMNIST(data_dir, train=train, download=True)  # It downloads nothing.
     images, labels = files.load(data_dir, train=train)
     assert torch.equal(images, theirs.data)
     assert torch.equal(labels, theirs.targets)
@@ -57,13 +55,13 @@ def test_torchvision_reads_the_same(data_dir: Path, train: bool) -> None:
 
 
 def damage(path: Path, kind: str, random: Random) -> None:
-    """Make of a file what crashes, bad disks, captive portals and attackers make of one."""
+    """Damage a file as crashes, bad disks, captive portals and attackers do."""
     content = bytearray(path.read_bytes())
     if kind == "cut":
         content = content[: random.randrange(len(content))]
     elif kind == "flipped bit":
         content[random.randrange(len(content))] ^= 1 << random.randrange(8)
-    elif kind == "zeros":  # what a file system leaves of a file it had no time to write
+    elif kind == "zeros":  # as a file system leaves a file that it did not finish
         content[random.randrange(len(content)) :] = b""
         content += bytes(path.stat().st_size - len(content))
     elif kind == "longer":
@@ -73,7 +71,7 @@ def damage(path: Path, kind: str, random: Random) -> None:
         content = bytearray(random.choice(others).read_bytes())
     elif kind == "web page":
         content = bytearray(b"<html>Log in</html>")
-    elif kind == "gzip bomb":  # a gigabyte, if somebody unpacked it
+    elif kind == "gzip bomb":  # a gigabyte if fully unpacked
         content = bytearray(gzip.compress(gzip.compress(bytes(1 << 20)) * 1000))
     elif kind == "empty":
         content = bytearray()
@@ -91,7 +89,7 @@ DAMAGES = (
 
 
 def damage_and_repair(data_dir: Path, kind: str, random: Random) -> str:
-    """Damage one of the eight files, unpacked or packed; nothing wrong may ever be read."""
+    """Damage one of the eight files, unpacked or packed; wrong data must never be read."""
     shutil.copytree(PACKAGED, data_dir / RAW)
     (data_dir / RAW / "LICENSE").unlink()
     if unpacked := random.random() < 0.7:
@@ -105,11 +103,12 @@ def damage_and_repair(data_dir: Path, kind: str, random: Random) -> str:
             assert images.numpy().tobytes() == content[16:]
             assert labels.bincount().tolist() == [6000 if train else 1000] * 10
     line = files.prepare(data_dir, mirrors=[])
-    if kind == "folder" and unpacked:  # A folder may hold anything: it is left alone.
+    if kind == "folder" and unpacked:  # A folder may hold anything, so it is not deleted.
         assert "the package's copy, since" in line
     else:
         assert_official(data_dir)
-        assert (f"replaced damaged {name}" in line) == (kind not in ("gone", "folder"))
+        is_replaced = unpacked and kind not in ("gone", "folder")
+        assert (f"replaced damaged {name}" in line) == is_replaced
     shutil.rmtree(data_dir)
     return f"{kind} {name}: {line}"
 
@@ -127,58 +126,58 @@ def test_many_damaged_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     repaired = sum("replaced damaged" in line for line in lines)
     with capsys.disabled():
         print(f"\n{len(lines)} damaged files: {repaired} replaced, ", end="")
-        print(f"{sum('since' in line for line in lines)} refused, the others made anew", end="")
+        print(f"{sum('since' in line for line in lines)} refused, the others written anew", end="")
 
 
 def prepare_and_read(data_dir: Path, url: str, done: Any) -> None:
-    """What a process does in `prepare_together`."""
+    """Do the work of one process of `prepare_together`."""
     line = files.prepare(data_dir, [url])
     assert_official(data_dir)
     done.put(line)
 
 
-def prepare_together(data_dir: Path, processes: int, kill_after: float) -> list[str]:
-    """Let processes prepare the same empty folder, kill the one that holds the lock."""
+def prepare_together(data_dir: Path, num_processes: int, kill_after: float) -> list[str]:
+    """Prepare the same empty folder in several processes, and kill the one that holds the lock."""
     done: Any = FORKS.Queue()
     with mirror(seconds=1.0) as url:
-        all_of_them = [
+        processes = [
             FORKS.Process(target=prepare_and_read, args=(data_dir, url, done))
-            for _ in range(processes)
+            for _ in range(num_processes)
         ]
-        for process in all_of_them:
+        for process in processes:
             process.start()
         time.sleep(kill_after)
-        # The first one gets the lock first, mostly; sometimes one that waits is killed.
-        all_of_them[0].kill()
-        for process in all_of_them:
+        # Usually the first one holds the lock; sometimes one that waits is killed.
+        processes[0].kill()
+        for process in processes:
             process.join(60)
-    codes = [process.exitcode for process in all_of_them]
-    assert codes[1:] == [0] * (processes - 1)
+    codes = [process.exitcode for process in processes]
+    assert codes[1:] == [0] * (num_processes - 1)
     assert_official(data_dir)
     leftovers = {path.name for path in (data_dir / RAW).iterdir()} - {*UNPACKED}
     assert not leftovers
     return [done.get(timeout=10) for code in codes if code == 0]
 
 
-def test_several_processes_prepare_one_folder(tmp_path: Path) -> None:
-    lines = prepare_together(tmp_path, processes=3, kill_after=0.7)
+def test_several_processesprepare_one_folder(tmp_path: Path) -> None:
+    lines = prepare_together(tmp_path, num_processes=3, kill_after=0.7)
     assert sum("downloaded from" in line for line in lines) == 1
 
 
 @pytest.mark.long
-def test_eight_processes_prepare_one_folder_ten_times(
+def test_eight_processesprepare_one_folder_ten_times(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     random = Random(0)
     with capsys.disabled():
         for number in range(10):
             after = random.uniform(0.0, 2.5)
-            lines = prepare_together(tmp_path / str(number), processes=8, kill_after=after)
+            lines = prepare_together(tmp_path / str(number), num_processes=8, kill_after=after)
             print(f"\nround {number}, killed after {after:.1f} s: {len(lines)} fine", end="")
 
 
-def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "data").write_text("a file where the folder should be")
+def test_without_write_permission_the_packages_copy_is_read(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file in place of the folder")
     line = files.prepare(tmp_path / "data", mirrors=[])
     assert "the package's copy" in line
     assert "cannot be written" in line
@@ -187,5 +186,5 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     assert labels.bincount().tolist() == [1000] * 10
 
 
-def test_the_licence_of_the_data_comes_with_it() -> None:
+def test_the_datas_licence_is_beside_it() -> None:
     assert "Zalando SE" in (PACKAGED / "LICENSE").read_text()

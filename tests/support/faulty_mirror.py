@@ -1,4 +1,4 @@
-"""A mirror on this machine that answers rightly, or goes wrong in a way that can be chosen."""
+"""A local mirror that serves the files, or fails in a chosen way."""
 
 import threading
 import time
@@ -10,7 +10,7 @@ from pathlib import Path
 
 PACKAGED = Path(str(resources.files("fashion_lightning.data") / "raw"))
 
-FAULTS = {  # and what the line must say about it
+FAULTS = {  # with what the line must say about each
     "refuse": "Connection refused",
     "403": "Forbidden",
     "404": "Not Found",
@@ -21,9 +21,9 @@ FAULTS = {  # and what the line must say about it
     "slow header": "no answer in time",
     "cut short": "of 26421880 bytes",
     "longer than stated": "wrong checksum",
-    "longer than known": "more than 26421880 bytes",
+    "endless": "more than 47040016 bytes",
     "wrong content": "wrong checksum",
-    "web page": "sent 19 of 26421880 bytes",
+    "web page": "wrong checksum",
     "redirect loop": "infinite loop",
     "wrong host name": "no-such-host.invalid",
 }
@@ -34,14 +34,14 @@ def mirror(fault: str = "none", seconds: float = 0.0) -> Iterator[str]:
     """Run a mirror and yield its URL.
 
     Args:
-        fault: One of `FAULTS`, "cut once" (the first answer only), or none.
-        seconds: How long a large file takes to arrive.
+        fault: One of `FAULTS`, "cut once" (only the first response), or "none".
+        seconds: Duration of a large download.
     """
     if fault == "wrong host name":
         yield f"http://{FAULTS[fault]}/"
         return
-    stop = threading.Event()  # lets the slow ones go at the end
-    asked: list[str] = []
+    stop = threading.Event()  # ends slow responses
+    requests: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *args: object) -> None:
@@ -49,11 +49,11 @@ def mirror(fault: str = "none", seconds: float = 0.0) -> Iterator[str]:
 
         def do_GET(self) -> None:
             try:
-                self.answer((PACKAGED / Path(self.path).name).read_bytes())
-            except OSError:  # The other side has gone, which is what some of this is for.
+                self.respond((PACKAGED / Path(self.path).name).read_bytes())
+            except OSError:  # The client has gone, as some faults intend.
                 self.close_connection = True
 
-        def answer(self, content: bytes) -> None:
+        def respond(self, content: bytes) -> None:
             size = len(content)
             if fault.isdigit():
                 return self.send_error(int(fault))
@@ -69,19 +69,19 @@ def mirror(fault: str = "none", seconds: float = 0.0) -> Iterator[str]:
                 self.send_response(302)
                 self.send_header("Location", self.path)
                 return self.end_headers()
-            asked.append(self.path)
-            if fault == "cut short" or (fault == "cut once" and len(asked) == 1):
+            requests.append(self.path)
+            if fault == "cut short" or (fault == "cut once" and len(requests) == 1):
                 content = content[: size // 2]
             elif fault == "wrong content":
                 content = content[:-1] + b"\1"
             elif fault == "web page":
                 content, size = b"<html>Log in</html>", 19
-            elif fault.startswith("longer"):
-                content += bytes(100_000)
-            if fault == "longer than stated":
+            elif fault == "longer than stated":
                 content = b"\0" + content
+            elif fault == "endless":
+                content += bytes(21_000_000)
             self.send_response(200)
-            if fault != "longer than known":
+            if fault != "endless":
                 self.send_header("Content-Length", str(size))
             self.end_headers()
             if fault == "slow drip":

@@ -1,6 +1,5 @@
 """Runs of the command in processes of their own, which are killed or signalled where one likes."""
 
-import gzip
 import os
 import resource
 import signal
@@ -16,12 +15,12 @@ from torch import Tensor, nn
 from fashion_lightning import FashionMNISTClassifier
 from fashion_lightning.checkpoints.atomic_io import AtomicCheckpointIO
 from fashion_lightning.cli.main import main
-from fashion_lightning.data import download
+from fashion_lightning.data import download, files
 from support import FORKS
 
 MOMENTS: dict[str, tuple[Any, str]] = {
     "download": (download, "_receive"),
-    "unpack": (gzip, "decompress"),
+    "unpack": (files, "_unpack"),
     "training step": (FashionMNISTClassifier, "training_step"),
     "checkpoint write": (AtomicCheckpointIO, "save_checkpoint"),
     "validation": (FashionMNISTClassifier, "validation_step"),
