@@ -11,10 +11,9 @@ import pytest
 from PIL import Image
 from support import REPOSITORY
 
-from fashion_lightning import datamodule, module, network, plotting, seeds
+from fashion_lightning import datamodule, export, module, network, plotting, seeds
 from fashion_lightning.cli.main import main
 from fashion_lightning.data import files
-from fashion_lightning.export import formats
 from fashion_lightning.photos import conversion
 from fashion_lightning.report import page
 from fashion_lightning.training import metrics
@@ -62,7 +61,7 @@ def test_every_command_and_every_program_runs(
 
 
 @pytest.mark.parametrize(
-    "part", [network, module, datamodule, formats, conversion, plotting, page, seeds, metrics]
+    "part", [network, module, datamodule, export, conversion, plotting, page, seeds, metrics]
 )
 def test_the_examples_in_the_docstrings(
     part: ModuleType, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

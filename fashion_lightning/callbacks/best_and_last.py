@@ -11,6 +11,7 @@ from typing import Any
 from weakref import proxy
 
 import torch
+from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
@@ -67,7 +68,6 @@ class BestAndLast(ModelCheckpoint):
     ) -> None:
         if every_n_train_steps is not None:
             at_least(1, every_n_train_steps=every_n_train_steps)
-        self._is_fitting = False
         super().__init__(
             dirpath,
             filename="best",
@@ -81,18 +81,9 @@ class BestAndLast(ModelCheckpoint):
         self._signal: int | None = None  # the first SIGINT or SIGTERM of this fit
         self._handlers: dict[int, Any] = {}  # those before this fit
         self._is_stopping = self._continues_here = False
-
-    @property
-    def best_model_path(self) -> str:
-        """Path of the best checkpoint; before a fit, of the one in the folder."""
-        if self._best_model_path or self._is_fitting or not self.dirpath:
-            return self._best_model_path
         path = self._path("best")
-        return path if self._fs.exists(path) else ""
-
-    @best_model_path.setter
-    def best_model_path(self, path: str) -> None:
-        self._best_model_path = path
+        if self.dirpath and url_to_fs(path)[0].exists(path):
+            self.best_model_path = path  # for `test(ckpt_path="best")` in a new process
 
     def _path(self, name: str) -> str:
         return self.format_checkpoint_name({}, name)
@@ -111,17 +102,14 @@ class BestAndLast(ModelCheckpoint):
         with warnings.catch_warnings():  # Replacing these files is intended.
             warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
             super().setup(trainer, pl_module, stage)
-        self._is_fitting = stage == "fit"
+        if stage == "fit" and self.best_model_score is None:
+            self.best_model_path = ""  # not this run's
 
     @override
     def state_dict(self) -> dict[str, Any]:
         """Return the best score, without paths: a run's folder may be moved."""
         score = self.best_model_score
-        return {
-            "monitor": self.monitor,
-            "mode": self.mode,
-            "best_model_score": None if score is None else float(score),
-        }
+        return {"best_model_score": None if score is None else float(score)}
 
     @override
     def on_load_checkpoint(
@@ -148,7 +136,7 @@ class BestAndLast(ModelCheckpoint):
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if callback is not self:
                 self._refuse(callback)
-        self._signal, self._is_stopping = None, False
+        self._signal, self._is_stopping, self._handlers = None, False, {}
         # Only a main thread can listen. After an exception, Lightning restores the handlers.
         if not trainer.fast_dev_run and current_thread() is main_thread():  # type: ignore[attr-defined]
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -184,7 +172,7 @@ class BestAndLast(ModelCheckpoint):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Stop here, where the metrics of the saved step have been logged."""
+        """Stop here, after the metrics of the saved step have been logged."""
         self._stop_if_due()
 
     @override
@@ -192,8 +180,8 @@ class BestAndLast(ModelCheckpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Write ``last.ckpt`` inside an epoch if it is due or a signal came."""
-        # A checkpoint is complete only between optimizer steps. The last batch of an epoch is left
-        # to `on_train_epoch_end`.
+        # A checkpoint is complete only between optimizer steps; `on_train_epoch_end` saves after
+        # the last batch.
         if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         n = self.every_n_train_steps

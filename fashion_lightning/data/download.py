@@ -12,20 +12,11 @@ _PAUSE_SECONDS = 0.5  # before the second attempt
 
 
 def download(url: str, limit: int, deadline: float) -> bytes:
-    """Download a file, in two attempts unless the first is refused with a 4xx status.
-
-    Args:
-        url: Address of the file.
-        limit: Largest number of bytes to accept.
-        deadline: When to give up, in seconds of `time.monotonic`.
-
-    Returns:
-        The file's bytes, not verified.
+    """Return a file of at most `limit` bytes, before `deadline` in seconds of `time.monotonic`.
 
     Raises:
-        OSError: If the server cannot be reached, refuses, is silent or too slow, or sends too many
-            or too few bytes.
-        HTTPException, ValueError: If it does not speak HTTP, or `url` is not a URL.
+        OSError: If two attempts fail, or the first is refused with a 4xx status.
+        HTTPException, ValueError: If the server does not speak HTTP, or `url` is not a URL.
     """
     try:
         return _in_time(url, limit, deadline)
@@ -40,8 +31,7 @@ def download(url: str, limit: int, deadline: float) -> bytes:
 def _in_time(url: str, limit: int, deadline: float) -> bytes:
     """Receive in a thread that is abandoned after the deadline.
 
-    A socket's timeout covers neither the search for a host's address nor a header that arrives byte
-    by byte.
+    A socket's timeout covers neither a slow name server nor a header sent byte by byte.
     """
     outcome: SimpleQueue[bytes | Exception] = SimpleQueue()
 

@@ -20,7 +20,7 @@ from fashion_lightning.atomic import replacing
 from fashion_lightning.data.download import download
 
 NUM_TRAIN, NUM_TEST = 60_000, 10_000
-"""How many images the two official sets hold."""
+"""Sizes of the official training and test set."""
 
 IMAGE_SIZE = 28
 """Height and width of an image, in pixels."""
@@ -40,9 +40,8 @@ CLASSES = (
 
 def default_names(num_classes: int) -> list[str]:
     """Return FashionMNIST's class names if there are ten classes, otherwise numbered ones."""
-    if num_classes == len(CLASSES):
-        return [*CLASSES]
-    return [f"class {label}" for label in range(num_classes)]
+    numbered = [f"class {label}" for label in range(num_classes)]
+    return [*CLASSES] if num_classes == len(CLASSES) else numbered
 
 
 _DOWNLOAD_SECONDS = 45.0  # for all mirrors together
@@ -56,18 +55,16 @@ _SHA256 = {  # of the unpacked files
 
 
 def prepare(data_dir: str | Path, mirrors: Sequence[str] | None = None) -> str:
-    """Bring the four unpacked files into `data_dir`, in torchvision's layout.
+    """Bring the four unpacked files into `data_dir`.
 
-    Correct files are left as they are. Missing and damaged ones are unpacked from .gz files beside
-    them, otherwise from this package's copy; if mirrors are named, from the first that serves a
-    correct file, and from the package's copy only if none does. Files are verified before they get
-    their names. Only one process at a time does this; the others wait.
+    Missing and damaged files are unpacked from .gz files beside them, else downloaded from
+    `mirrors`, else unpacked from this package's copy. They are verified before they get their
+    names. Only one process at a time does this; the others wait.
 
     Args:
-        data_dir: The folder; the files are in ``FashionMNIST/raw`` below it, where
-            ``torchvision.datasets.FashionMNIST(data_dir)`` reads them, too.
-        mirrors: Base URLs, tried in this order. None: `MIRRORS`, if this package was built without
-            its copy. Empty: no downloads.
+        data_dir: The files are in ``FashionMNIST/raw`` below it, as for torchvision.
+        mirrors: Base URLs, tried in this order. None: `MIRRORS` if this package was built without
+            its copy, else no downloads.
 
     Returns:
         One line that says where the files came from. If `data_dir` is not writable, it says so, and
@@ -180,7 +177,7 @@ def _read(path: Path) -> bytearray | None:
             file.readinto(content)
     except OSError:
         return None
-    return content if _is_official(path.name, content) else None
+    return content if hashlib.sha256(content).hexdigest() == _SHA256[path.name] else None
 
 
 def _unpack(name: str, packed: bytes) -> bytes | None:
@@ -190,11 +187,7 @@ def _unpack(name: str, packed: bytes) -> bytes | None:
         content = zlib.decompressobj(wbits=31).decompress(packed, _size(name))
     except zlib.error:
         return None
-    return content if _is_official(name, content) else None
-
-
-def _is_official(name: str, content: bytes | bytearray) -> bool:
-    return hashlib.sha256(content).hexdigest() == _SHA256[name]
+    return content if hashlib.sha256(content).hexdigest() == _SHA256[name] else None
 
 
 def _package_path(name: str) -> Path:

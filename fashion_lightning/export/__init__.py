@@ -22,21 +22,13 @@ _TOLERANCE = 1e-5  # Probabilities in float32 differ by less than 1e-6.
 
 
 class Parity(NamedTuple):
-    """Comparison of an exported file with its classifier; prints as one line.
+    """Comparison of an exported file with its classifier; prints as one line."""
 
-    Attributes:
-        name: The file's name.
-        num_images: Number of images compared.
-        num_same: Number of images with the same predicted class.
-        max_difference: Largest absolute difference of two probabilities, >= 0.
-        runtime: The program that ran the file, with its version.
-    """
-
-    name: str
+    name: str  # of the file
     num_images: int
-    num_same: int
-    max_difference: float
-    runtime: str
+    num_same: int  # images with the same predicted class
+    max_difference: float  # of two probabilities, >= 0
+    runtime: str  # the program that ran the file, with its version
 
     @override
     def __str__(self) -> str:
@@ -60,13 +52,12 @@ def export(
 
     ``onnx`` and ``torch_export`` compute `predict_step`: images, float32 in [0, 1],
     ``(N, 1, 28, 28)`` for any N, to probabilities, float32 ``(N, 10)``. ``safetensors`` holds the
-    weights under the checkpoint's names, with the normalisation and the temperature. All three
-    carry the class names and what it takes to rebuild network and classifier as JSON in their
-    metadata. ``tutorial`` is a state_dict for the class of PyTorch's "Build the Neural Network"
-    tutorial; normalisation and temperature are folded into its weights.
+    weights under the checkpoint's names. All three carry the class names and what it takes to
+    rebuild the classifier as JSON in their metadata. ``tutorial`` is a state_dict for the class of
+    PyTorch's tutorial, with normalisation and temperature folded into the weights.
 
     The file is loaded by the program it is meant for, and moved to `path` only if its probabilities
-    match. A copy of the classifier is exported, in float32 on the CPU.
+    match those of the classifier in float32 on the CPU.
 
     Args:
         classifier: The classifier; it is not modified.
@@ -74,9 +65,8 @@ def export(
         path: The file; its folder is created.
         format: Format of the file.
         overwrite: Whether to replace an existing file.
-        split: The validation split held out in training, with ``split_seed``, ``val_size`` and
-            ``split_digest`` as in `FashionMNISTDataModule.state_dict`. The file records it, so that
-            validating a ``safetensors`` file on another split warns.
+        split: What to record of the validation split: ``split_seed``, ``val_size`` and
+            ``split_digest`` of `FashionMNISTDataModule.state_dict`.
 
     Returns:
         The comparison: all probabilities agree within 1e-5.
@@ -85,20 +75,14 @@ def export(
         FileExistsError: If `path` is a folder, or a file and `overwrite` is False.
         ImportError: If a package that the format needs is missing.
         OSError: If the file cannot be written.
-        ValueError: If an argument is invalid, the network cannot be exported to the format, or the
-            file's probabilities differ from the classifier's.
+        ValueError: If an argument is invalid, the network cannot be exported, or the file's
+            probabilities differ.
 
     Example:
-        >>> from tempfile import TemporaryDirectory
-        >>> with TemporaryDirectory() as folder:
-        ...     path = f"{folder}/model.pt2"
-        ...     images = torch.rand(5, 1, 28, 28)
-        ...     parity = export(FashionMNISTClassifier(), images, path, format="torch_export")
-        ...     program = torch.export.load(path)
-        >>> program.module()(images).shape
+        >>> images = torch.rand(5, 1, 28, 28)
+        >>> parity = export(FashionMNISTClassifier(), images, "model.pt2", format="torch_export")
+        >>> torch.export.load("model.pt2").module()(images).shape
         torch.Size([5, 10])
-        >>> parity.num_same
-        5
     """
     expect(format in FORMATS, "format", f"one of {', '.join(FORMATS)}", format)
     is_valid = images.dtype == torch.float32 and images.shape[1:] == (1, 28, 28) and len(images) > 0

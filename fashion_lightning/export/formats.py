@@ -1,7 +1,4 @@
-"""The formats of exported files: how each is written, and read by the program it is meant for.
-
-Packages beyond PyTorch are imported where they are used, since some are optional.
-"""
+"""The formats of exported files, one object each."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -28,24 +25,16 @@ FormatName = Literal["onnx", "torch_export", "safetensors", "tutorial"]
 
 @dataclass(frozen=True)
 class Format:
-    """A format of exported files.
-
-    Attributes:
-        ending: The usual ending of its files.
-        packages: Optional packages that it needs.
-        write: Return a file's content for a classifier and metadata.
-        read: Load a file, given the classifier it was made from; return the function that predicts
-            with it, and the name and version of the program.
-    """
+    """How a kind of file is written, and read again by the program it is meant for."""
 
     ending: str
-    packages: tuple[str, ...]
+    packages: tuple[str, ...]  # the optional ones that it needs
     write: Callable[[FashionMNISTClassifier, dict[str, str]], bytes]
-    read: Callable[[Path, FashionMNISTClassifier], tuple[Predict, str]]
+    read: Callable[[Path, FashionMNISTClassifier], tuple[Predict, str]]  # and the program's name
 
 
 def describe(network: nn.Module) -> str:
-    """Return a network's class, with its arguments if it has recorded them."""
+    """Return a network's class, with its arguments if known."""
     init_args = getattr(network, "init_args", {})
     arguments = ", ".join(f"{name}={value}" for name, value in init_args.items())
     return f"{type(network).__name__}({arguments})"

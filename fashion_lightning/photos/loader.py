@@ -18,19 +18,13 @@ _THREADS = 4  # Each may hold a picture of 100 million pixels.
 
 
 class PhotoBatch(NamedTuple):
-    r"""The readable photographs of a batch.
+    """The readable photographs of a batch, and why others were left out."""
 
-    Attributes:
-        images: float32, ``(B, 1, 28, 28)``, in [0, 1].
-        index: int64, ``(B,)``: positions in `Photos.paths`.
-        path: B file names; bytes that are not valid Unicode are written as ``\xff``.
-        problems: Why each unreadable file was left out, in one sentence, by its path.
-    """
-
-    images: Tensor
-    index: Tensor  # type: ignore[assignment]  # Tuples have a method of that name.
-    path: list[str]
-    problems: dict[str, str]
+    images: Tensor  # float32, (B, 1, 28, 28), in [0, 1]
+    # int64, (B,): positions in `Photos.paths`. Tuples have a method of that name.
+    index: Tensor  # type: ignore[assignment]
+    path: list[str]  # Bytes that are not valid Unicode are written as \xff.
+    problems: dict[str, str]  # one sentence for each unreadable file, by its path
 
 
 def read_image(path: str | Path) -> Tensor:
@@ -53,15 +47,11 @@ def read_image(path: str | Path) -> Tensor:
 class Photos(Dataset[Tensor]):
     """A data set of photographs, each as an image of FashionMNIST, float32 ``(1, 28, 28)``.
 
-    With `collate_photos`, a DataLoader serves `PhotoBatch`es, which omit unreadable files: a batch
-    may be smaller than others, or empty. A batch is decoded in several threads.
+    With `collate_photos`, a DataLoader serves `PhotoBatch`es, which leave out unreadable files and
+    may be empty. Batches are decoded in several threads.
 
     Args:
         paths: The files, for example from `find_images`.
-
-    Example:
-        >>> from torch.utils.data import DataLoader
-        >>> loader = DataLoader(Photos([]), batch_size=10, collate_fn=collate_photos)
     """
 
     def __init__(self, paths: Sequence[str | Path]) -> None:
@@ -89,10 +79,9 @@ class Photos(Dataset[Tensor]):
 
 
 class _Samples(list[Any]):
-    """Photographs that were read together, with the error in place of each unreadable one.
+    """Samples that were read together, with errors for unreadable files.
 
-    Iterating, as `collate_photos` does, yields the errors; indexing, as PyTorch's own collate
-    function does first, raises one.
+    Iterating yields the errors, for `collate_photos`; indexing raises them, for PyTorch's collate.
     """
 
     def __init__(self, paths: list[Path], indices: Sequence[int], samples: Any) -> None:

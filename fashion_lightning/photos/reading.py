@@ -37,10 +37,9 @@ def find_images(path: str | Path) -> list[Path]:
         path: A file, which may have any name, or a folder.
 
     Returns:
-        The file, or all files in the folder and its subfolders that have the ending of a picture,
-        in natural order: ``img2`` before ``img10``. Unsupported formats and subfolders that cannot
-        be searched are included: reading them reports why. Hidden files and folders are left out,
-        links to folders are not followed.
+        The file, or all files in the folder and its subfolders with a picture's ending, in natural
+        order: ``img2`` before ``img10``. Unsupported formats and unsearchable subfolders are
+        included, so that reading reports them; hidden files and linked folders are not.
 
     Raises:
         FileNotFoundError: If there is nothing at `path`.
@@ -74,17 +73,9 @@ def _natural_order(path: Path) -> tuple[list[list[str | int]], str]:
 
 
 def read_picture(path: str | Path) -> Image.Image:
-    """Read a photograph in colour, upright, reduced to at most 895 pixels on its longest edge.
+    """Read a photograph in colour, upright, with at most 895 pixels on its longest edge.
 
-    Args:
-        path: A PNG, JPEG, WebP, BMP, TIFF or GIF file; the first frame of an animation is used.
-
-    Returns:
-        The picture in mode RGB, or RGBA if it may have transparent parts.
-
-    Raises:
-        OSError: If the file cannot be read.
-        ValueError: If it is not such a picture, is damaged, or too large.
+    Like `read_image`, but returns the picture in mode RGB, or RGBA if parts may be transparent.
     """
     with naming(path):
         return decode(Path(path))

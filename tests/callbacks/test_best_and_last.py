@@ -1,6 +1,5 @@
-"""Which weights are kept under which name, and what a checkpoint callback owes to others."""
+"""Which weights `BestAndLast` keeps, and how it works with other callbacks and loggers."""
 
-import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ LOADER = DataLoader(TensorDataset(torch.zeros(2, 1)), batch_size=1)
 
 
 class Scripted(LightningModule):
-    """Has the given validation loss in each epoch, and counts its epochs in a weight."""
+    """Logs the given validation loss in each epoch; its weight is the epoch's number."""
 
     def __init__(self, losses: Sequence[float], name: str = "val_loss") -> None:
         super().__init__()
@@ -88,22 +87,13 @@ def test_a_continued_run_remembers_the_best(tmp_path: Path) -> None:
     assert epochs(tmp_path) == {"best.ckpt": 1, "last.ckpt": 3}
 
 
-def test_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise PermissionError("Operation not permitted")
-
-    monkeypatch.setattr(os, "link", refuse)
-    fit(tmp_path, [0.5, 0.3, 0.4])
-    assert epochs(tmp_path) == {"best.ckpt": 1, "last.ckpt": 2}
-
-
-def test_a_development_run_writes_nothing(tmp_path: Path) -> None:
+def test_fast_dev_run_writes_nothing(tmp_path: Path) -> None:
     fit(tmp_path, [0.5], fast_dev_run=True)
     assert epochs(tmp_path) == {}
 
 
 class Scored(LightningModule):
-    """Counts its steps in a weight, and has the given validation losses, one after the other."""
+    """Logs the given validation losses in turn; its weight is the number of steps."""
 
     def __init__(self, losses: Sequence[float], name: str = "val_loss") -> None:
         super().__init__()
@@ -156,10 +146,10 @@ def weight(path: Path) -> int:
         ({"check_val_every_n_epoch": 2, "max_epochs": 4}, [0.3, 0.4], 20),
     ],
 )
-def test_the_best_are_the_weights_that_were_validated(
+def test_the_best_weights_are_those_that_were_validated(
     options: dict[str, Any], losses: list[float], best: int, tmp_path: Path
 ) -> None:
-    """Also inside an epoch; `last` is the end of the run."""
+    """Also inside an epoch. `last` is the end of the run."""
     ours = BestAndLast(tmp_path)
     options = {"max_epochs": 1, **options}
     if options.get("check_val_every_n_epoch", 1) is None:
@@ -175,13 +165,13 @@ def test_the_best_are_the_weights_that_were_validated(
         assert tested["weight"] == expected
 
 
-def test_a_high_score_can_be_the_best(tmp_path: Path) -> None:
+def test_mode_max_keeps_the_highest_score(tmp_path: Path) -> None:
     losses = [0.5, 0.9, 0.7]
     train(Scored(losses, "score"), BestAndLast(tmp_path, monitor="score", mode="max"), max_epochs=3)
     assert weight(tmp_path / "best.ckpt") == 20
 
 
-def test_it_is_a_model_checkpoint_to_loggers(tmp_path: Path) -> None:
+def test_loggers_get_it_as_a_model_checkpoint_once_per_epoch(tmp_path: Path) -> None:
     seen: list[tuple[str, float]] = []
     ages: list[bool] = []
 
@@ -197,18 +187,18 @@ def test_it_is_a_model_checkpoint_to_loggers(tmp_path: Path) -> None:
     ours = BestAndLast()
     train(Scored(losses), ours, max_epochs=3, logger=Uploads(tmp_path, name="x", version="y"))
     assert [score for _, score in seen] == pytest.approx([0.5, 0.3, 0.3])
-    assert ages == [True, True, True]  # What is uploaded as the last is the last.
+    assert ages == [True, True, True]  # Each upload of the last is up to date.
     assert ours.best_model_path == str(tmp_path / "x" / "y" / "checkpoints" / "best.ckpt")
     assert ours.current_score == pytest.approx(0.4)
     assert isinstance(ours, ModelCheckpoint)
 
 
-def test_a_metric_that_nobody_logs_is_refused_in_one_sentence(tmp_path: Path) -> None:
+def test_a_monitor_that_is_not_logged_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MisconfigurationException, match=r"'val_loss'\. There are: val/loss\."):
         train(Scored([0.5], "val/loss"), BestAndLast(tmp_path))
 
 
-def test_others_may_stand_beside_it_under_other_names(tmp_path: Path) -> None:
+def test_another_checkpoint_callback_needs_other_file_names(tmp_path: Path) -> None:
     theirs = ModelCheckpoint(tmp_path, monitor="val_loss", save_top_k=2, filename="{step}")
     train(Scored([0.5, 0.4, 0.3]), BestAndLast(tmp_path), theirs, max_epochs=3)
     assert {path.name for path in tmp_path.iterdir()} == {
@@ -223,13 +213,13 @@ def test_others_may_stand_beside_it_under_other_names(tmp_path: Path) -> None:
             train(Scored([0.5]), BestAndLast(tmp_path), callback)
 
 
-def test_weights_that_would_be_averaged_too_late_are_refused(tmp_path: Path) -> None:
+def test_stochastic_weight_averaging_is_refused(tmp_path: Path) -> None:
     averaging = StochasticWeightAveraging(0.01)
     with pytest.raises(MisconfigurationException, match="use `EMAWeightAveraging`"):
         train(Scored([0.5]), BestAndLast(tmp_path), averaging)
 
 
-def test_asking_for_a_checkpoint_never_ends_in_random_weights(tmp_path: Path) -> None:
+def test_a_missing_checkpoint_is_an_error_not_random_weights(tmp_path: Path) -> None:
     module = Scored([0.5])
     train(module, BestAndLast(tmp_path))
     module.weight.data.fill_(-1)
@@ -245,7 +235,7 @@ def test_asking_for_a_checkpoint_never_ends_in_random_weights(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("plugin", [AsyncCheckpointIO, TorchCheckpointIO, AtomicCheckpointIO])
-def test_other_ways_of_writing_checkpoints(plugin: type[Any], tmp_path: Path) -> None:
+def test_other_checkpoint_plugins_work(plugin: type[Any], tmp_path: Path) -> None:
     train(Scored([0.5, 0.3, 0.4]), BestAndLast(tmp_path), plugins=[plugin()], max_epochs=3)
     assert (weight(tmp_path / "best.ckpt"), weight(tmp_path / "last.ckpt")) == (20, 30)
 
@@ -264,7 +254,7 @@ def test_a_run_of_version_0_1_0_continues(tmp_path: Path) -> None:
     assert (weight(tmp_path / "best.ckpt"), weight(tmp_path / "last.ckpt")) == (20, 30)
 
 
-def test_weights_that_somebody_changes_after_their_validation(tmp_path: Path) -> None:
+def test_weights_changed_after_their_validation_are_not_the_best(tmp_path: Path) -> None:
     class Change(Callback):
         def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
             pl_module.weight.data += 1000
@@ -273,7 +263,7 @@ def test_weights_that_somebody_changes_after_their_validation(tmp_path: Path) ->
     assert (weight(tmp_path / "best.ckpt"), weight(tmp_path / "last.ckpt")) == (10, 1010)
 
 
-def test_the_best_of_another_run_is_not_taken_for_ones_own(tmp_path: Path) -> None:
+def test_the_best_of_another_run_is_replaced(tmp_path: Path) -> None:
     train(Scored([0.3]), BestAndLast(tmp_path / "a"))
     train(Scored([0.1]), BestAndLast(tmp_path / "b"), max_steps=3)
     ours = BestAndLast(tmp_path / "b")
@@ -287,7 +277,7 @@ def test_the_best_of_another_run_is_not_taken_for_ones_own(tmp_path: Path) -> No
     assert ours.best_model_score == pytest.approx(0.4)
 
 
-def test_a_folder_on_another_machine(tmp_path: Path) -> None:
+def test_a_remote_folder_works(tmp_path: Path) -> None:
     for epochs, losses in ((1, [0.3]), (3, [0.9, 0.8])):
         trainer = Trainer(
             max_epochs=epochs,

@@ -1,4 +1,4 @@
-"""Exported files, read by the programs they are for, against plain PyTorch on the test images."""
+"""Exported files, run by their target programs, against plain PyTorch on the test images."""
 
 import json
 import re
@@ -24,7 +24,7 @@ OWN = torch.rand(5, 1, 28, 28)
 
 
 class Own(nn.Module):
-    """A network that this package does not know."""
+    """A network from outside this package."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,35 +36,35 @@ class Own(nn.Module):
 
 
 class Undecided(Own):
-    """Answers otherwise each time."""
+    """Predicts something else each time."""
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.dropout(super().forward(images), 0.5, True)
 
 
 class Untraceable(Own):
-    """Computes with something else than PyTorch."""
+    """Computes with NumPy in between."""
 
     def forward(self, images: Tensor) -> Tensor:
         return super().forward(torch.from_numpy(images.numpy()))
 
 
 class Branching(Own):
-    """Asks what the images hold before it decides what to compute."""
+    """Depends on the images in its control flow."""
 
     def forward(self, images: Tensor) -> Tensor:
         return super().forward(images if images.sum() > 0 else -images)
 
 
 class FiveClasses(Own):
-    """Scores too few classes."""
+    """Outputs too few classes."""
 
     def forward(self, images: Tensor) -> Tensor:
         return super().forward(images)[:, :5]
 
 
 class Exported(NamedTuple):
-    """A classifier, what it is to answer, and its files."""
+    """A classifier, its probabilities for the test images, and its files."""
 
     classifier: FashionMNISTClassifier
     probs: Tensor
@@ -79,7 +79,7 @@ def images(data_dir: Path) -> Tensor:
 
 
 def plain(network: nn.Module, images: Tensor, temperature: Tensor) -> Tensor:
-    """What is to come out, computed step by step."""
+    """Compute the expected probabilities step by step."""
     with torch.no_grad():
         logits: Tensor = network((images - 0.2860) / 0.3530) / temperature
     return logits.softmax(dim=1)
@@ -92,7 +92,7 @@ def exported(
     images: Tensor,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Exported:
-    """Each format of a trained MLP, and of a small ConvNet that has seen images."""
+    """Export a trained MLP, and a small ConvNet with running statistics, to each format."""
     if request.param == "MLP":
         path = trained / "checkpoints" / "best.ckpt"
         classifier = FashionMNISTClassifier.load_from_checkpoint(path).eval()
@@ -100,7 +100,7 @@ def exported(
         torch.manual_seed(0)
         classifier = FashionMNISTClassifier(ConvNet(channels=4), lr=0.5, optimizer="sgd")
         with torch.no_grad():
-            classifier(images[:500])  # Batch normalisation has running statistics.
+            classifier(images[:500])  # Update the statistics of batch normalisation.
         classifier.temperature.fill_(0.3)
         classifier.eval()
     assert classifier.temperature.item() != pytest.approx(1, abs=0.05)
@@ -123,7 +123,7 @@ def check(probs: Tensor, expected: Tensor) -> None:
 
 
 def check_metadata(metadata: dict[str, str], classifier: FashionMNISTClassifier) -> None:
-    """The strings are enough to name classes and to build everything anew."""
+    """Name the classes, and rebuild the classifier, from the metadata alone."""
     assert json.loads(metadata["class_names"]) == list(CLASSES)
     assert "[0, 1]" in metadata["images"]
     assert re.fullmatch(r"\d+\.\d+\.\d+", metadata["fashion_lightning_version"])
@@ -142,15 +142,15 @@ def check_metadata(metadata: dict[str, str], classifier: FashionMNISTClassifier)
     }
 
 
-def test_onnx_answers_through_onnxruntime(exported: Exported, images: Tensor) -> None:
+def test_onnx_files_run_in_onnxruntime(exported: Exported, images: Tensor) -> None:
     path = exported.paths["onnx"]
     onnx.checker.check_model(path, full_check=True)
     assert [entry.name for entry in path.parent.iterdir()] == ["model.onnx"]
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (given,), (answered,) = session.get_inputs(), session.get_outputs()
+    (given,), (output,) = session.get_inputs(), session.get_outputs()
     assert (given.name, given.type, given.shape) == ("images", "tensor(float)", ["N", 1, 28, 28])
-    assert (answered.name, answered.type) == ("probs", "tensor(float)")
-    assert answered.shape == ["N", 10]
+    assert (output.name, output.type) == ("probs", "tensor(float)")
+    assert output.shape == ["N", 10]
     for size in SIZES:
         (probs,) = session.run(None, {"images": images[:size].numpy()})
         check(torch.from_numpy(probs), exported.probs[:size])
@@ -159,7 +159,7 @@ def test_onnx_answers_through_onnxruntime(exported: Exported, images: Tensor) ->
 
 
 @pytest.mark.filterwarnings("ignore:The given buffer is not writable")  # PyTorch 2.11's own
-def test_torch_export_answers_without_this_package(exported: Exported, images: Tensor) -> None:
+def test_torch_export_files_run_without_this_package(exported: Exported, images: Tensor) -> None:
     names = ["class_names", "images", "probs", "network", "hyperparameters"]
     extra_files = dict.fromkeys([*names, "fashion_lightning_version"], "")
     program = torch.export.load(exported.paths["torch_export"], extra_files=extra_files)
@@ -170,7 +170,9 @@ def test_torch_export_answers_without_this_package(exported: Exported, images: T
     check_metadata(extra_files, exported.classifier)
 
 
-def test_safetensors_hold_all_that_the_answer_needs(exported: Exported, images: Tensor) -> None:
+def test_safetensors_files_hold_all_that_prediction_needs(
+    exported: Exported, images: Tensor
+) -> None:
     path = exported.paths["safetensors"]
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
@@ -188,7 +190,7 @@ def test_safetensors_hold_all_that_the_answer_needs(exported: Exported, images: 
     check(probs, exported.probs)
 
 
-def test_the_tutorials_class_answers_for_images_as_they_are(
+def test_the_tutorials_class_predicts_from_images_in_0_to_1(
     exported: Exported, images: Tensor
 ) -> None:
     if "tutorial" not in exported.paths:
@@ -200,7 +202,7 @@ def test_the_tutorials_class_answers_for_images_as_they_are(
     model.load_state_dict(torch.load(exported.paths["tutorial"], weights_only=True), strict=True)
     with torch.no_grad():
         check(model(images).softmax(dim=1), exported.probs)
-        # As somebody has it who follows the tutorial to its end.
+        # As at the end of the tutorial.
         x, y = images[0], exported.probs[0].argmax()
         assert CLASSES[model(x)[0].argmax(0)] == CLASSES[y]
 
@@ -215,11 +217,11 @@ def test_the_parity_prints_as_one_line(exported: Exported) -> None:
         assert "\n" not in str(parity)
         assert (parity.num_images, parity.num_same) == (10_000, 10_000)
         assert 0 <= parity.max_difference <= 1e-5
-    assert exported.parities["onnx"].max_difference > 0  # It is not PyTorch that answers.
+    assert exported.parities["onnx"].max_difference > 0  # It was not run by PyTorch.
     assert f"(onnxruntime {onnxruntime.__version__})" in str(exported.parities["onnx"])
 
 
-def test_files_tell_nothing_of_the_machine(exported: Exported) -> None:
+def test_files_contain_no_paths_of_this_machine(exported: Exported) -> None:
     for path in exported.paths.values():
         for part in (str(Path(torch.__file__).parent), str(Path(__file__).parents[2])):
             assert part.encode() not in path.read_bytes(), (path.name, part)
@@ -247,7 +249,7 @@ def test_an_export_changes_and_prints_nothing(
 
 
 @pytest.mark.parametrize("format", ["onnx", "torch_export", "tutorial"])
-def test_the_same_classifier_makes_the_same_bytes(format: FormatName, tmp_path: Path) -> None:
+def test_exporting_twice_gives_the_same_bytes(format: FormatName, tmp_path: Path) -> None:
     classifier = FashionMNISTClassifier()
     for name in ("one", "another"):
         export(classifier, OWN, tmp_path / name, format=format)
@@ -255,7 +257,7 @@ def test_the_same_classifier_makes_the_same_bytes(format: FormatName, tmp_path: 
 
 
 @pytest.mark.parametrize("format", ["onnx", "torch_export", "safetensors"])
-def test_a_network_of_ones_own(format: FormatName, tmp_path: Path) -> None:
+def test_a_custom_network_can_be_exported(format: FormatName, tmp_path: Path) -> None:
     classifier = FashionMNISTClassifier(Own())
     parity = export(classifier, OWN, tmp_path / "model", format=format)
     assert parity.num_same == 5
@@ -263,7 +265,7 @@ def test_a_network_of_ones_own(format: FormatName, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_an_existing_file_is_left_alone(format: FormatName, tmp_path: Path) -> None:
+def test_an_existing_file_is_replaced_only_on_request(format: FormatName, tmp_path: Path) -> None:
     path = tmp_path / "model"
     path.write_text("mine")
     classifier = FashionMNISTClassifier()
@@ -272,13 +274,13 @@ def test_an_existing_file_is_left_alone(format: FormatName, tmp_path: Path) -> N
     assert path.read_text() == "mine"
     with pytest.raises(FileExistsError, match="exists"):
         export(classifier, OWN, tmp_path, format=format, overwrite=True)
-    if format != "onnx":  # It takes a second, and the rest is not its own.
+    if format != "onnx":  # It takes a second, and this code is the same for all.
         export(classifier, OWN, path, format=format, overwrite=True)
         assert path.read_bytes() != b"mine"
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
-def test_a_missing_package_is_named_before_anything_is_done(
+def test_a_missing_package_is_named_before_anything_is_written(
     package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
@@ -301,7 +303,7 @@ def test_a_missing_package_is_named_before_anything_is_done(
         (MLP(hidden_features=64), "tutorial", "but got MLP.in_features=784, hidden_features=64"),
     ],
 )
-def test_what_cannot_be_exported_leaves_everything_as_it_was(
+def test_a_failed_export_changes_no_files(
     network: nn.Module, format: FormatName, message: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "model"
@@ -313,7 +315,7 @@ def test_what_cannot_be_exported_leaves_everything_as_it_was(
     assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
 
 
-def test_the_tutorials_layers_with_another_activation_are_found_out(tmp_path: Path) -> None:
+def test_the_tutorials_layers_with_another_activation_are_refused(tmp_path: Path) -> None:
     network = NeuralNetwork()
     network.linear_relu_stack[1] = nn.Tanh()
     with pytest.raises(ValueError, match="answer like the classifier"):
@@ -330,7 +332,7 @@ def test_the_tutorials_layers_with_another_activation_are_found_out(tmp_path: Pa
         ({"images": OWN[:0]}, r"with N >= 1, but got .*\(0, 1, 28, 28\)"),
     ],
 )
-def test_senseless_arguments_are_refused(
+def test_invalid_arguments_are_refused(
     changes: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     arguments: dict[str, Any] = {"images": OWN, "format": "safetensors"} | changes
