@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from fashion_lightning.atomic import replacing
 from fashion_lightning.callbacks.outputs import check_probabilities, names_of_classes
-from fashion_lightning.photos.conversion import read_picture
+from fashion_lightning.photos import read_picture
 from fashion_lightning.plotting import draw_preview, png
 
 _ROWS = 20
