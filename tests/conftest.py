@@ -1,20 +1,42 @@
-"""What several test files use: the data, a run of the command, the tutorial's network."""
+"""Fixtures of several test files: the data, the command, a trained run; and who runs the tests.
+
+The package is imported inside the fixtures: the process that only hands the tests to pytest-xdist's
+workers starts 5 s sooner without it.
+"""
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from support import REPOSITORY, Command
 
-from fashion_lightning.cli.main import main
-from fashion_lightning.data import files
+if TYPE_CHECKING:
+    from support import Command
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Return 0, which is this process, where output is wanted or single files are named."""
+    options = config.option
+    shown = options.capture == "no" or options.usepdb or options.markexpr == "long"
+    single = options.file_or_dir and all(".py" in name for name in options.file_or_dir)
+    return 0 if shown or single else None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Share the cores among the workers; processes that tests start inherit their share."""
+    if hasattr(config, "workerinput") and "OMP_NUM_THREADS" not in os.environ:
+        cores, workers = os.cpu_count() or 1, config.workerinput["workercount"]
+        os.environ["OMP_NUM_THREADS"] = str(max(1, cores // workers))
 
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the official files, made without the network."""
+    """Return a folder with the official files, made without the network."""
+    from fashion_lightning.data import files
+
     folder = tmp_path_factory.mktemp("data")
     files.prepare(folder, mirrors=[])
     return folder
@@ -28,7 +50,7 @@ def no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def said(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    """What Lightning's `rank_zero_info` says; its logger may or may not hand on to pytest's."""
+    """Yield what Lightning's `rank_zero_info` logs; its logger need not propagate to pytest's."""
     logger = logging.getLogger("lightning.pytorch")
     logger.addHandler(caplog.handler)
     yield caplog
@@ -36,8 +58,9 @@ def said(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]
 
 
 @pytest.fixture(scope="session")
-def command(data_dir: Path) -> Command:
-    """The command, in this process, on the data that is there."""
+def command(data_dir: Path) -> "Command":
+    """Return the command, in this process, on the data of `data_dir`."""
+    from fashion_lightning.cli.main import main
 
     def run(*args: str) -> None:
         main([*args, "--data.data_dir", str(data_dir)])
@@ -46,15 +69,15 @@ def command(data_dir: Path) -> Command:
 
 
 @pytest.fixture(scope="session")
-def trained(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run: `configs/default.yaml` for two epochs."""
+def trained(command: "Command", tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a run: `configs/default.yaml` for two epochs."""
     root = tmp_path_factory.mktemp("trained")
-    config = str(REPOSITORY / "configs" / "default.yaml")
+    config = str(Path(__file__).parent.parent / "configs" / "default.yaml")
     sys.argv = ["fashion-lightning"]
     command(
         *("fit", "--config", config),
         *("--trainer.max_epochs", "2", "--trainer.default_root_dir", str(root)),
-        # So that the temperature is not about 1: no test could tell whether it is used.
+        # Keeps the temperature away from 1, so that a test can see whether it is applied.
         *("--model.label_smoothing_power", "0"),
     )
     return root / "lightning_logs" / "version_0"
