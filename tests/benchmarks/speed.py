@@ -16,7 +16,7 @@ import argparse
 import platform
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
 from multiprocessing import get_context
@@ -27,9 +27,8 @@ import lightning
 import torch
 from contenders import DEVICE, EPOCHS, FULL, NATIVE, Contender
 
-from fashion_lightning import speed
+from fashion_lightning.speed import TRICKS
 
-TRICKS: dict[str, Callable[[], None]] = vars(speed).get("TRICKS", {})
 Way = partial[Any]  # of a method of `Contender`, with all its arguments
 
 
