@@ -26,6 +26,7 @@ from typing import Any
 import lightning
 import torch
 from contenders import DEVICE, EPOCHS, FULL, NATIVE, Contender
+from measuring import heading, row
 
 from fashion_lightning.speed import TRICKS
 
@@ -59,7 +60,7 @@ class Contest:
         self.processes: dict[str, ProcessPoolExecutor] = {}
 
     def interleave(self, ways: dict[str, Way], rounds: int) -> dict[str, list[Any]]:
-        """Go all ways in turn, `rounds` times, after one turn of each that does not count."""
+        """Run all ways in turn, `rounds` times, after one turn of each that is not counted."""
         seconds: dict[str, list[Any]] = {name: [] for name in ways}
         for number in range(rounds + 1):
             for name, way in ways.items():
@@ -74,7 +75,7 @@ class Contest:
     def fit(self, batch_sizes: list[int]) -> None:
         """Compare training, epoch by epoch."""
         heading(
-            "fit, batch size", "precision", "ours, s an epoch", "ours / by hand",
+            "fit, batch size", "precision", "ours, s per epoch", "ours / by hand",
             "ours / by hand, tuned", "ours / Lightning alone", "ours / usual (32-true)",
             "ours / matrix products",
         )  # fmt: skip
@@ -146,7 +147,7 @@ class Contest:
 
     def growth(self) -> None:
         """Show how the cost of training grows with images, epochs and width."""
-        heading("grows with", "value", "s an epoch", "s in all", "µs an image")
+        heading("grows with", "value", "s per epoch", "s in all", "µs per image")
         steps = "--trainer.limit_train_batches={}"
         width = "--model.network.init_args.hidden_features={}"
         mlp = "--model.network=fashion_lightning.MLP"
@@ -172,18 +173,6 @@ class Contest:
 def ratio(ours: Sequence[float], other: Sequence[float]) -> str:
     """Return our throughput divided by the other's, as text."""
     return f"{statistics.median(b / a for a, b in zip(ours, other, strict=True)):.2f}"
-
-
-def row(*cells: object) -> None:
-    """Print a row of a table."""
-    print("|", " | ".join(map(str, cells)), "|", flush=True)
-
-
-def heading(*cells: str) -> None:
-    """Print the first rows of a table."""
-    print()
-    row(*cells)
-    row(*("---" for _ in cells))
 
 
 def machine() -> str:

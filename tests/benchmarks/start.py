@@ -1,6 +1,6 @@
-"""What a person waits for, from Enter to the end, and how much memory it takes.
+"""Wall-clock time and peak memory of the command and of its imports.
 
-Every round runs all commands in turn, each in a process of its own. Prints tables in Markdown. Run
+Every round runs all commands in turn, each in a process of its own. Prints a table in Markdown. Run
 it in the repository's folder as
 
     python tests/benchmarks/start.py data
@@ -9,62 +9,53 @@ after any `fashion-lightning` command, which leaves the dataset's files in `data
 """
 
 import argparse
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-FOLDER = Path(__file__).parent
+from measuring import Measured, heading, row, run
+
+QUICKSTART = str(Path(__file__).parent / "quickstart.py")
 OURS = [sys.executable, "-m", "fashion_lightning"]
 
 
-def run(command: list[str]) -> tuple[float, float]:
-    """Return a command's seconds and its peak memory in MiB."""
-    started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        sys.exit(f"failed: {' '.join(command)}")
-    unit = 1024 if sys.platform == "darwin" else 1  # bytes there, KiB elsewhere
-    return time.perf_counter() - started, usage.ru_maxrss / unit / 1024
-
-
 def main() -> None:
-    """Measure what a person waits for."""
+    """Measure all commands."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("data_dir")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    data = ["--data.data_dir", options.data_dir, "--data.mirrors", "[]"]
     with tempfile.TemporaryDirectory() as folder:
         config = ["--config", "configs/default.yaml", "--trainer.default_root_dir", folder]
         commands = {
-            "import lightning.pytorch.cli": [sys.executable, "-c", "import lightning.pytorch.cli"],
-            "and torchvision": [sys.executable, "-c", "import lightning.pytorch.cli, torchvision"],
-            "import fashion_lightning": [sys.executable, "-c", "import fashion_lightning"],
-            "fashion-lightning --help": [*OURS, "--help"],
-            "fit, default.yaml": [*OURS, "fit", *config, *data],
-            "PyTorch's quickstart": [
-                *(sys.executable, str(FOLDER / "quickstart.py"), options.data_dir)
+            "`import lightning.pytorch.cli`": [
+                sys.executable,
+                "-c",
+                "import lightning.pytorch.cli",
             ],
+            "`import fashion_lightning`": [sys.executable, "-c", "import fashion_lightning"],
+            "`fashion-lightning --help`": [*OURS, "--help"],
+            "`fit`, `default.yaml`": [*OURS, "fit", *config, "--data.data_dir", options.data_dir],
+            "PyTorch's quickstart (5 epochs)": [sys.executable, QUICKSTART, options.data_dir],
         }
-        results: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
+        results: dict[str, list[Measured]] = {name: [] for name in commands}
         for _ in range(options.rounds):
             for name, command in commands.items():
                 results[name].append(run(command))
-    print("| command | s | of the first | of the last | peak memory, MiB |")
-    print("| --- | --- | --- | --- | --- |")
-    names = list(commands)
+    heading(
+        *("command", "s, wall clock", "relative to the import", "relative to the quickstart"),
+        "peak memory, MiB",
+    )
+    first, *_, last = results.values()
     for name, values in results.items():
-        seconds, memory = (statistics.median(column) for column in zip(*values, strict=True))
         ratios = [
-            statistics.median(ours[0] / base[0] for ours, base in zip(values, bases, strict=True))
-            for bases in (results[names[0]], results[names[-1]])
+            statistics.median(a.seconds / b.seconds for a, b in zip(values, base, strict=True))
+            for base in (first, last)
         ]
-        print(f"| {name} | {seconds:.2f} | {ratios[0]:.2f} | {ratios[1]:.2f} | {memory:.0f} |")
+        seconds = statistics.median(each.seconds for each in values)
+        memory = statistics.median(each.memory for each in values)
+        row(name, f"{seconds:.2f}", *(f"{ratio:.2f}" for ratio in ratios), f"{memory:.0f}")
 
 
 if __name__ == "__main__":

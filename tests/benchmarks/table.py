@@ -1,17 +1,15 @@
-"""How fast `predict` writes a million rows, and in how much memory, beside a bare forward loop.
+"""Time and memory of `predict` for a million rows, compared with a bare forward loop.
 
-The test set, a hundred times. Prints a table in Markdown. Run it as
+It predicts the test set a hundred times, and ten times to show whether memory grows. Each
+measurement is a process of its own, in turns. Prints a table in Markdown. Run it as
 
     python tests/benchmarks/table.py data
 
-after any `fashion-lightning` command, which leaves the dataset's files in `data`. Each measurement
-is a process of its own, in turns; memory is its peak, and that of the first 100,000 rows beside it.
+after any `fashion-lightning` command, which leaves the dataset's files in `data`.
 """
 
 import argparse
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,6 +18,7 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Trainer
+from measuring import heading, row, run
 from torch import Tensor
 
 from fashion_lightning import FashionMNISTClassifier, FashionMNISTDataModule
@@ -30,7 +29,7 @@ WAYS = {"bare forward loop": "", "predict to Parquet": ".parquet", "predict to C
 
 
 class Repeated:
-    """The test images, over and over."""
+    """The batches of the test set, `times` times."""
 
     def __init__(self, data_dir: str, times: int) -> None:
         datamodule = FashionMNISTDataModule(data_dir, mirrors=[], batch_size=BATCH_SIZE)
@@ -48,7 +47,7 @@ class Repeated:
 
 
 def measure(data_dir: str, ending: str, times: int, folder: str) -> float:
-    """Return the seconds that the images took."""
+    """Return the seconds that all images took."""
     torch.set_flush_denormal(True)
     batches, classifier = Repeated(data_dir, times), FashionMNISTClassifier().eval()
     if not ending:
@@ -69,18 +68,12 @@ def measure(data_dir: str, ending: str, times: int, folder: str) -> float:
     return time.perf_counter() - started
 
 
-def run(data_dir: str, ending: str, times: int) -> tuple[float, float]:
+def measure_apart(data_dir: str, ending: str, times: int) -> tuple[float, float]:
     """Measure in a process of its own; return seconds and its peak memory in MiB."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, __file__, data_dir, "--once", ending, str(times), folder]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        assert process.stdout is not None
-        output = process.stdout.read().decode()
-        _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        sys.exit(f"failed: {' '.join(command)}")
-    unit = 1024 if sys.platform == "darwin" else 1  # bytes there, KiB elsewhere
-    return float(output.split()[-1]), usage.ru_maxrss / unit / 1024
+        measured = run(command)
+    return float(measured.output.split()[-1]), measured.memory
 
 
 def main() -> None:
@@ -98,17 +91,16 @@ def main() -> None:
     for _ in range(options.rounds):
         for name, ending in WAYS.items():
             for times in (10, 100):
-                taken = run(options.data_dir, ending, times)
+                taken = measure_apart(options.data_dir, ending, times)
                 results.setdefault((name, times), []).append(taken)
-    print("| 1,000,000 rows | s | of the bare loop's speed | MiB | MiB for 100,000 rows |")
-    print("| --- | --- | --- | --- | --- |")
+    heading("1,000,000 rows", "s", "of the bare loop's speed", "MiB", "MiB for 100,000 rows")
     bare = results["bare forward loop", 100]
     for name in WAYS:
         whole, tenth = results[name, 100], results[name, 10]
         seconds = statistics.median(taken for taken, _ in whole)
         ratio = statistics.median(b / a for (a, _), (b, _) in zip(whole, bare, strict=True))
         memory, first = (statistics.median(m for _, m in values) for values in (whole, tenth))
-        print(f"| {name} | {seconds:.1f} | {ratio:.2f} | {memory:.0f} | {first:.0f} |", flush=True)
+        row(name, f"{seconds:.1f}", f"{ratio:.2f}", f"{memory:.0f}", f"{first:.0f}")
 
 
 if __name__ == "__main__":
