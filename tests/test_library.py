@@ -1,4 +1,4 @@
-"""The package inside other people's projects."""
+"""The package's parts in projects of other people."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from fashion_lightning import MLP, ConvNet, FashionMNISTClassifier, FashionMNIST
 
 
 class TheirModule(pl.LightningModule):
-    """A LightningModule as in Lightning's documentation; it knows nothing of this package."""
+    """A LightningModule as in Lightning's documentation, without any part of this package."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ def trainer(folder: Path, **arguments: Any) -> pl.Trainer:
     return pl.Trainer(default_root_dir=folder, **(defaults | arguments))
 
 
-def test_our_datamodule_under_their_module(tmp_path: Path, data_dir: Path) -> None:
+def test_our_datamodule_with_their_module(tmp_path: Path, data_dir: Path) -> None:
     theirs = trainer(tmp_path)
     theirs.fit(TheirModule(), FashionMNISTDataModule(data_dir, batch_size=100, mirrors=[]))
     assert theirs.callback_metrics["accuracy"] > 0.75
@@ -108,7 +108,7 @@ def test_a_script_gets_probabilities_in_the_datasets_order(
     assert probs.shape == (10_000, 10)
     assert torch.allclose(probs.sum(dim=1), torch.ones(10_000))
 
-    # The same by plain PyTorch, from the checkpoint's tensors and torchvision's dataset alone.
+    # The same in plain PyTorch, from the checkpoint's tensors and torchvision's dataset alone.
     state = torch.load(checkpoint, weights_only=True)["state_dict"]
     network = MLP()
     network.load_state_dict(
@@ -123,7 +123,7 @@ def test_a_script_gets_probabilities_in_the_datasets_order(
 
 
 def test_training_with_plain_pytorch_on_our_loaders(data_dir: Path) -> None:
-    """The loop of PyTorch's tutorial, with nothing changed but where the batches come from."""
+    """The loop of PyTorch's tutorial, on our batches."""
     datamodule = FashionMNISTDataModule(data_dir, mirrors=[], batch_size=64)
     datamodule.prepare_data()
     datamodule.setup("fit")
@@ -146,7 +146,7 @@ def test_training_with_plain_pytorch_on_our_loaders(data_dir: Path) -> None:
 
 
 class Halved(FashionMNISTDataModule):
-    """A user's datamodule: half of the training images, everything else as it was."""
+    """A user's datamodule, with half of the training images."""
 
     @override
     def setup(self, stage: str) -> None:
@@ -157,7 +157,7 @@ class Halved(FashionMNISTDataModule):
 
 
 class WithPenalty(FashionMNISTClassifier):
-    """A user's classifier: one more argument, one more term in the loss."""
+    """A user's classifier, with one more argument and one more term in the loss."""
 
     def __init__(self, penalty: float = 0.1, **arguments: Any) -> None:
         super().__init__(**arguments)

@@ -1,4 +1,4 @@
-"""PyTorch's quickstart for FashionMNIST: what a newcomer runs first, for comparison.
+"""PyTorch's quickstart for FashionMNIST, for comparison.
 
 The network, loss, optimizer, batch size and number of epochs of
 https://docs.pytorch.org/tutorials/beginner/basics/quickstart_tutorial.html, on torchvision's
@@ -21,7 +21,7 @@ from fashion_lightning import MLP
 
 
 def main(data_dir: str) -> None:
-    """Train for five epochs, testing after each."""
+    """Train for five epochs, and test after each."""
     device = torch.device("cpu")
     if torch.accelerator.is_available():
         device = torch.accelerator.current_accelerator()  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""What several test files use: the repository, processes, the tutorial's network."""
+"""The repository's path, processes and the tutorial's network, for several test files."""
 
 from collections.abc import Callable
 from multiprocessing import get_context
@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 REPOSITORY = Path(__file__).parent.parent.parent
-# Processes of a test fork from a server that has imported the package already.
+# The processes of a test fork from a server that has already imported the package.
 FORKS = get_context("forkserver")
 FORKS.set_forkserver_preload(["fashion_lightning.cli.main"])
 
@@ -15,7 +15,7 @@ Command = Callable[..., None]
 
 
 class NeuralNetwork(nn.Module):
-    """The network as somebody has it who followed PyTorch's tutorial."""
+    """The network of PyTorch's tutorial, as its readers have typed it."""
 
     def __init__(self) -> None:
         super().__init__()
