@@ -4,27 +4,26 @@ import doctest
 import logging
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from PIL import Image
 from support import REPOSITORY
 
-from fashion_lightning import datamodule, export, module, network, plotting, seeds
 from fashion_lightning.cli.main import main
 from fashion_lightning.data import files
-from fashion_lightning.photos import conversion
-from fashion_lightning.report import page
-from fashion_lightning.training import metrics
 
 README = (REPOSITORY / "README.md").read_text()
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
 DOCUMENTS = [
-    REPOSITORY / "README.md",
-    REPOSITORY / "configs" / "README.md",
-    REPOSITORY / "tests" / "benchmarks" / "README.md",
-    *sorted((REPOSITORY / ".github").glob("*.md")),
+    *("README.md", "configs/README.md", "tests/benchmarks/README.md"),
+    *(".github/CHANGELOG.md", ".github/CONTRIBUTING.md"),
+]
+WITH_EXAMPLES = [
+    ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
+    for path in sorted((REPOSITORY / "fashion_lightning").rglob("*.py"))
+    if ">>>" in path.read_text()
 ]
 SHORT = (
     *("--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2"),
@@ -67,15 +66,13 @@ def test_every_command_and_every_program_runs(
     logging.getLogger("lightning.pytorch").setLevel(logging.INFO)
 
 
-@pytest.mark.parametrize(
-    "part", [network, module, datamodule, export, conversion, plotting, page, seeds, metrics]
-)
+@pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_the_examples_in_the_docstrings(
-    part: ModuleType, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").symlink_to(data_dir)
-    results = doctest.testmod(part)
+    results = doctest.testmod(import_module(name))
     assert results.attempted > 0
     assert results.failed == 0
 
@@ -92,8 +89,9 @@ def test_the_results_are_those_of_the_config_files(config: Path) -> None:
         assert all(expected in row for row in rows)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: str(document.parent.name))
-def test_links_lead_to_files(document: Path) -> None:
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_lead_to_files(name: str) -> None:
+    document = REPOSITORY / name
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text())
     assert [link for link in links if not (document.parent / link).exists()] == []
 
