@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import signal
 import warnings
 from pathlib import Path
@@ -13,12 +14,21 @@ from weakref import proxy
 import torch
 from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    ModelCheckpoint,
+    ProgressBar,
+    StochasticWeightAveraging,
+    Timer,
+)
 from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
 from fashion_lightning.arguments import at_least
+from fashion_lightning.atomic import replacing
+from fashion_lightning.checkpoints import AtomicCheckpointIO
+from fashion_lightning.module import FashionMNISTClassifier
 
 
 class Interrupted(SystemExit):
@@ -81,6 +91,7 @@ class BestAndLast(ModelCheckpoint):
         self._signal: int | None = None  # the first SIGINT or SIGTERM of this fit
         self._handlers: dict[int, Any] = {}  # those before this fit
         self._is_stopping = self._continues_here = False
+        self._is_due = False  # whether the best is to be saved when its epoch ends
         path = self._path("best")
         if self.dirpath and url_to_fs(path)[0].exists(path):
             self.best_model_path = path  # for `test(ckpt_path="best")` in a new process
@@ -102,8 +113,10 @@ class BestAndLast(ModelCheckpoint):
         with warnings.catch_warnings():  # Replacing these files is intended.
             warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
             super().setup(trainer, pl_module, stage)
-        if stage == "fit" and self.best_model_score is None:
-            self.best_model_path = ""  # not this run's
+        self._is_due = False
+        is_new = not trainer.ckpt_path and trainer.current_epoch == 0
+        if stage == "fit" and (is_new or self.best_model_score is None):  # not this run's
+            self.best_model_path, self.best_model_score = "", None
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -160,8 +173,8 @@ class BestAndLast(ModelCheckpoint):
                 "weights would be in no checkpoint; use `EMAWeightAveraging` or `WeightAveraging`."
             )
         if isinstance(callback, ModelCheckpoint) and callback.dirpath == self.dirpath:
-            last = callback.CHECKPOINT_NAME_LAST if callback.save_last else ""
-            both = sorted({callback.filename, last} & {"best", "last"})
+            names = [callback.filename, callback.CHECKPOINT_NAME_LAST if callback.save_last else ""]
+            both = [name for name in ("best", "last") if name in names]
             if both:
                 raise MisconfigurationException(
                     f"Expected `dirpath` of `{type(callback).__name__}` to be a folder of its own, "
@@ -207,8 +220,11 @@ class BestAndLast(ModelCheckpoint):
         is_better = torch.lt if self.mode == "min" else torch.gt
         if not score.isnan() and (best is None or is_better(self.current_score, best)):
             self._set_best(self.current_score)
-            trainer.save_checkpoint(self.best_model_path, self.save_weights_only)
-            if not trainer.is_last_batch:  # After the last batch, `_save_last` follows.
+            # After the last batch of an epoch, one file soon serves as best and last, if nobody
+            # changes the weights in between and its replacement never writes into it.
+            self._is_due = trainer.is_last_batch and not _may_change(trainer, pl_module)
+            if not self._is_due:
+                trainer.save_checkpoint(self.best_model_path, self.save_weights_only)
                 self._notify_loggers(trainer)
 
     @override
@@ -219,10 +235,12 @@ class BestAndLast(ModelCheckpoint):
         """
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        if self.best_model_score is None:  # never validated
-            self.best_model_path = self._path("best")
+        if self._is_due or self.best_model_score is None:  # The latter: never validated.
+            self._is_due, self.best_model_path = False, self._path("best")
             trainer.save_checkpoint(self.best_model_path, self.save_weights_only)
-        self._save_last(trainer)
+            self._save_last(trainer, is_best=True)
+        else:
+            self._save_last(trainer)
         self._is_stopping = self._received(trainer)
 
     @override
@@ -237,9 +255,14 @@ class BestAndLast(ModelCheckpoint):
         self.best_model_path = self.kth_best_model_path = path
         self.best_k_models = {path: score}
 
-    def _save_last(self, trainer: Trainer) -> None:
+    def _save_last(self, trainer: Trainer, is_best: bool = False) -> None:
         self.last_model_path = self._path("last")
-        trainer.save_checkpoint(self.last_model_path, self.save_weights_only)
+        if is_best and _replaces_files(trainer) and "://" not in self.last_model_path:
+            if trainer.is_global_zero:  # 18 ms less than writing 8 MB: 3 % of a short epoch.
+                _link(Path(self.best_model_path), Path(self.last_model_path))
+            trainer.strategy.barrier("BestAndLast")
+        else:
+            trainer.save_checkpoint(self.last_model_path, self.save_weights_only)
         self._notify_loggers(trainer)
 
     def _notify_loggers(self, trainer: Trainer) -> None:
@@ -275,3 +298,28 @@ class BestAndLast(ModelCheckpoint):
         if self._is_stopping:
             number = self._signal or signal.SIGTERM  # None: another process got it.
             raise Interrupted(128 + number, Path(self.last_model_path))
+
+
+def _replaces_files(trainer: Trainer) -> bool:
+    """Return whether checkpoints replace files: others may write into one that has two names."""
+    return type(trainer.strategy.checkpoint_io) is AtomicCheckpointIO
+
+
+def _may_change(trainer: Trainer, pl_module: LightningModule) -> bool:
+    """Return whether somebody may change, or average, weights when an epoch ends."""
+    harmless = (ModelCheckpoint, EarlyStopping, ProgressBar, Timer)
+    own = (LightningModule.on_train_epoch_end, FashionMNISTClassifier.on_train_epoch_end)
+    return type(pl_module).on_train_epoch_end not in own or any(
+        type(callback).on_train_epoch_end is not Callback.on_train_epoch_end
+        and not isinstance(callback, harmless)
+        for callback in trainer.callbacks  # type: ignore[attr-defined]
+    )
+
+
+def _link(file: Path, name: Path) -> None:
+    """Give a file a second name, which may be another file's; at any moment there is one."""
+    with replacing(name) as new:
+        try:
+            os.link(file, new)
+        except OSError:  # This file system has no hard links.
+            shutil.copyfile(file, new)

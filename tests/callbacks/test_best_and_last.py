@@ -49,16 +49,16 @@ class Scripted(LightningModule):
 def fit(
     folder: Path, losses: Sequence[float], ckpt_path: Path | None = None, **options: Any
 ) -> Trainer:
-    trainer = Trainer(
-        max_epochs=len(losses),
-        callbacks=[BestAndLast(folder)],
-        logger=False,
-        accelerator="cpu",
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=1,
-        **options,
-    )
+    defaults: dict[str, Any] = {
+        "max_epochs": len(losses),
+        "callbacks": [BestAndLast(folder)],
+        "logger": False,
+        "accelerator": "cpu",
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 1,
+    }
+    trainer = Trainer(**(defaults | options))
     trainer.fit(Scripted(losses), LOADER, LOADER, ckpt_path=ckpt_path, weights_only=True)
     return trainer
 
@@ -334,3 +334,25 @@ def test_ctrl_c_is_noted_by_each(tmp_path: Path) -> None:
     assert stop.value.code == 128 + signal.SIGINT
     assert stop.value.checkpoint == tmp_path / "a" / "last.ckpt"
     assert [weight(tmp_path / name / "last.ckpt") for name in ("a", "b")] == [3, 3]
+
+
+def test_a_second_run_of_one_callback_forgets_the_first(tmp_path: Path) -> None:
+    """As in a loop over folds: the same object, another trainer, a worse module."""
+    callback = BestAndLast(tmp_path)
+    for losses in ([0.1, 0.2], [0.9, 0.8]):
+        fit(tmp_path, losses, callbacks=[callback])
+    assert callback.best_model_score == pytest.approx(0.8)
+    assert epochs(tmp_path) == {"best.ckpt": 1, "last.ckpt": 1}
+
+
+def test_the_best_stays_where_files_are_written_over(tmp_path: Path) -> None:
+    """As Lightning writes if its temporary folder is on another file system."""
+
+    class Overwriting(TorchCheckpointIO):
+        def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            with Path(path).open("wb") as file:
+                torch.save(checkpoint, file)
+
+    fit(tmp_path, [0.5, 0.9, 0.8], plugins=Overwriting())
+    assert epochs(tmp_path) == {"best.ckpt": 0, "last.ckpt": 2}
