@@ -9,7 +9,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor
 
+from fashion_lightning.data.batches import ImageDataset
 from fashion_lightning.data.files import default_names
+from fashion_lightning.photos import Photos
 
 
 def run_folder(trainer: Trainer) -> Path:
@@ -34,10 +36,22 @@ def local(path: str | Path) -> Path:
     return Path(path)
 
 
-def names_of_classes(module: LightningModule, num_classes: int) -> Sequence[str]:
-    """Return a module's `class_names`, or default names if it does not have `num_classes`."""
-    names: Any = getattr(module, "class_names", None)
-    return names if names and len(names) == num_classes else default_names(num_classes)
+def names_of_classes(
+    module: LightningModule, num_classes: int, loaders: Any = None
+) -> Sequence[str]:
+    """Return a module's `class_names`, else its data's `classes`, else ``class 0``, ``class 1`` ...
+
+    Args:
+        module: Any module.
+        num_classes: How many names are needed.
+        loaders: The trainer's loaders. Data of this package has the names of FashionMNIST.
+    """
+    dataset = getattr(loaders[0] if isinstance(loaders, list) else loaders, "dataset", None)
+    ours = default_names(num_classes) if isinstance(dataset, ImageDataset | Photos) else None
+    for names in (getattr(module, "class_names", None), getattr(dataset, "classes", None), ours):
+        if isinstance(names, list | tuple) and len(names) == num_classes:
+            return [str(name) for name in names]
+    return [f"class {label}" for label in range(num_classes)]
 
 
 def sampler_of(loaders: Any, index: int) -> Any:

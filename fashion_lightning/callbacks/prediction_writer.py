@@ -90,6 +90,7 @@ class PredictionWriter(BasePredictionWriter):
         self._last = [-1] * len(trainer.num_predict_batches)  # latest index, by loader
         self._keys = ("dataloader_idx", "index") if len(self._last) > 1 else ("index",)
         self._is_sorted = True
+        self._has_target: bool | None = None  # as the first batch shows
         self.problems = {}
 
     @override
@@ -116,10 +117,18 @@ class PredictionWriter(BasePredictionWriter):
         else:
             columns["index"] = self._indices(trainer, batch_indices, rows, dataloader_idx)
             labels = _labels(batch, num_classes)
-            if labels is not None:
+            if rows and self._has_target is None:
+                self._has_target = labels is not None
+            if self._has_target and labels is None:
+                raise ValueError(
+                    f"Expected labels in 0 ... {num_classes - 1} behind the images of every batch, "
+                    "as in the first, of which `PredictionWriter` makes the column `target`, but "
+                    f"batch {batch_idx} has others; leave out what is no label."
+                )
+            if self._has_target and labels is not None:
                 columns["target"] = labels.cpu()
         probs = prediction.cpu()
-        names = names_of_classes(pl_module, num_classes)
+        names = names_of_classes(pl_module, num_classes, trainer.predict_dataloaders)
         confidences, predictions = probs.max(dim=1)
         columns |= {
             "prediction": predictions,

@@ -65,7 +65,7 @@ class PreviewWriter(Callback):
             return
         paths, images, probs = zip(*self._rows, strict=True)
         pictures, names = [read_picture(path) for path in paths], [path.name for path in paths]
-        class_names = names_of_classes(pl_module, len(probs[0]))
+        class_names = names_of_classes(pl_module, len(probs[0]), trainer.predict_dataloaders)
         figure = draw_preview(pictures, torch.stack(images), torch.stack(probs), names, class_names)
         with replacing(self.path) as new:
             new.write_bytes(png(figure))

@@ -22,6 +22,7 @@ from fashion_lightning.atomic import replacing
 from fashion_lightning.callbacks.outputs import local, names_of_classes, run_folder, sampler_of
 from fashion_lightning.data.parts import hard, images_and_labels
 from fashion_lightning.data.sampling import TurnsSampler
+from fashion_lightning.module import FashionMNISTClassifier
 from fashion_lightning.report.curves import read_curves
 from fashion_lightning.report.page import render
 from fashion_lightning.training.metrics import METRICS, Outputs, gather, metrics, per_class
@@ -134,11 +135,13 @@ def _numbers(
     trainer: Trainer, pl_module: LightningModule, logits: Tensor, labels: Tensor
 ) -> dict[str, Any]:
     """Return the contents of `metrics.json`."""
-    temperature = getattr(pl_module, "temperature", None)
-    temperature = float(temperature) if temperature is not None else None
+    temperature = None  # Another module's attribute of this name may be anything.
+    if isinstance(pl_module, FashionMNISTClassifier):
+        temperature = pl_module.temperature.item()
     before = metrics(logits * temperature, labels) if temperature else None
     after, numbers = metrics(logits, labels), per_class(logits, labels)
     confusion = numbers.pop("confusion_matrix")
+    class_names = names_of_classes(pl_module, len(confusion), trainer.test_dataloaders)
     checkpoint = trainer.ckpt_path
     return {
         **{f"test_{name}": after[name] for name in METRICS},
@@ -147,7 +150,7 @@ def _numbers(
         "uncalibrated": before and {"test_loss": before["loss"], "test_ece": before["ece"]},
         "per_class": {
             class_name: {name: values[label] for name, values in numbers.items()}
-            for label, class_name in enumerate(names_of_classes(pl_module, len(confusion)))
+            for label, class_name in enumerate(class_names)
         },
         "confusion_matrix": confusion,
         "checkpoint": str(Path(checkpoint).resolve()) if checkpoint else None,

@@ -16,6 +16,7 @@ from fashion_lightning import (
     FashionMNISTDataModule,
 )
 from fashion_lightning.callbacks import PredictionWriter
+from fashion_lightning.data.batches import ImageDataset
 
 IMAGES, LABELS = torch.rand(23, 1, 28, 28), torch.arange(23) % 10
 
@@ -158,3 +159,39 @@ def test_numbers_beyond_the_classes_are_no_targets(tmp_path: Path) -> None:
     loader = DataLoader(TensorDataset(IMAGES, 1000 + LABELS), batch_size=5)
     predict(tmp_path, PredictionWriter(tmp_path / "table.csv"), loader)
     assert "target" not in (tmp_path / "table.csv").read_text().splitlines()[0]
+
+
+def test_numbers_that_are_no_labels_are_refused_and_leave_nothing(tmp_path: Path) -> None:
+    """An index behind the images looks like labels at first."""
+    dataset = TensorDataset(IMAGES, torch.arange(23))
+    with pytest.raises(
+        ValueError, match=r"Expected labels in 0 \.\.\. 9 .* but batch 2 has others"
+    ):
+        predict(tmp_path, PredictionWriter(tmp_path / "t.csv"), DataLoader(dataset, batch_size=5))
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
+
+
+class Nameless(pl.LightningModule):
+    """Predicts ten classes without names."""
+
+    def predict_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return torch.eye(10)[batch[1] % 10]
+
+
+def test_names_of_classes_are_those_of_the_data(tmp_path: Path) -> None:
+    theirs: Any = TensorDataset(IMAGES, LABELS)
+    ours = ImageDataset([IMAGES, LABELS])
+    for number, (dataset, classes, expected) in enumerate(
+        (
+            (theirs, None, "class 0"),
+            (theirs, [f"digit {n}" for n in range(10)], "digit 0"),
+            (ours, None, "T-shirt/top"),
+        )
+    ):
+        if classes:
+            dataset.classes = classes
+        path = tmp_path / f"{number}.csv"
+        trainer = pl.Trainer(logger=False, callbacks=[PredictionWriter(path)], accelerator="cpu")
+        trainer.predict(Nameless(), DataLoader(dataset, batch_size=5))
+        first = next(csv.DictReader(path.read_text().splitlines()))
+        assert first["class_name"] == expected
