@@ -1,4 +1,4 @@
-"""The command's parser: what is wrong in an argument or a config file, it says in one sentence."""
+"""The command's parser, which refuses an argument or a config file in one sentence."""
 
 import re
 from typing import Any, NoReturn
@@ -19,7 +19,7 @@ _NAMES = {
     "Iterable": "a list",
     "dot import path string": "a class path",
 }
-# Lines of jsonargparse's paragraphs: which type it tried, and what adds nothing to that.
+# In jsonargparse's paragraphs: a type that was tried, and lines that add nothing to it.
 _TYPE = re.compile(
     r"^\W*(?:Expected an?|Import path does not correspond to an?) (.*?)(?:: .*|\. Got value.*)?$",
     re.MULTILINE,
@@ -29,36 +29,39 @@ _NOISE = re.compile(
 )
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that occurs twice, of which YAML loaders ignore the first."""
+
+    @override
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        keys: set[Any] = set()
+        for key, _ in node.value:
+            if key.value in keys:
+                line = key.start_mark.line + 1
+                raise yaml.YAMLError(f"Expected `{key.value}` once, but line {line} repeats it.")
+            keys.add(key.value)
+        return node
+
+
 def load_yaml(text: str) -> Any:
-    """Load YAML like jsonargparse, but refuse a key that occurs twice: one would be ignored."""
+    """Load YAML like jsonargparse, but refuse a key that occurs twice."""
     value = _load(text)
-    nodes = [yaml.compose(text, Loader=yaml.SafeLoader)] if isinstance(value, dict) else []
-    for node in nodes:  # The list grows: a node adds what it holds, once, though aliases repeat it.
-        children = node.value if isinstance(node, yaml.CollectionNode) else []
-        if isinstance(node, yaml.MappingNode):
-            keys: set[str] = set()
-            for key, _ in node.value:
-                if key.value in keys:
-                    line = key.start_mark.line + 1
-                    raise yaml.YAMLError(
-                        f"Expected `{key.value}` once, but line {line} repeats it."
-                    )
-                keys.add(key.value)
-            children = [content for _, content in node.value]
-        nodes += [child for child in children if child not in nodes]
+    if isinstance(value, dict):
+        yaml.compose(text, Loader=_UniqueKeys)
     return value
 
 
-# Defaults of Lightning's, such as that of its `Timer`, which a configuration shows as text.
+# Lightning's `Timer` and others have defaults of this type.
 yaml.SafeDumper.add_multi_representer(
     StrEnum, lambda dumper, value: dumper.represent_str(str(value.value))
 )
-# A mode of its own: other parsers in this process keep theirs.
+# A mode with a name of its own: other parsers in this process keep theirs.
 set_loader("yaml_unique", load_yaml, (yaml.YAMLError,))
 
 
 def shorten(message: str) -> str:
-    """Say in one sentence what jsonargparse spreads over a paragraph, with a line for each type."""
+    """Shorten jsonargparse's paragraph, with one line per type, to one sentence."""
     if message.startswith("Unexpected config"):  # The whole file would follow.
         return "Expected options with their values, such as `data: {val_size: 0}`."
     if message.startswith("Problems parsing config: "):
@@ -73,17 +76,27 @@ def shorten(message: str) -> str:
         return f"`{key[1]}`: {reason}" if key else reason
     given = re.search("(?:Given|Got) value: (.*)", message)
     types = dict.fromkeys(_in_words(kind) for kind in _TYPE.findall(message))
-    right = " or ".join(name for name in types if name)
-    return f"Expected `{key[1]}` to be {right}, but got {given[1] if given else 'another':.200}."
+    expected = " or ".join(name for name in types if name)
+    return f"Expected `{key[1]}` to be {expected}, but got {given[1] if given else 'another':.200}."
 
 
 def _in_words(kind: str) -> str:
-    """Name a type; nothing for what nobody means who gives a wrong value."""
+    """Name a type; return "" for None and paths to config files, which nobody means."""
     if kind.startswith("typing.Literal"):
         return " or ".join(kind.removeprefix("typing.Literal").strip("[]").split(", "))
     name = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", kind)
-    meant = name != "NoneType" and not name.startswith("path but ")
-    return _NAMES.get(name, f"a {name}") if meant else ""
+    is_meant = name != "NoneType" and not name.startswith("path but ")
+    return _NAMES.get(name, f"a {name}") if is_meant else ""
+
+
+# Options of one subcommand only: its name and theirs, type, default, help.
+_OPTIONS: list[tuple[str, str, Any, Any, str]] = [
+    ("fit", "test_after_fit", bool, True, "Whether fit ends by testing the best checkpoint."),
+    ("fit", "every_n_train_steps", int | None, None, "Write last.ckpt also every so many steps."),
+    ("fit", "seeds", int, 1, "Number of runs, with seeds from `seed_everything` on."),
+    ("fit", "compare_to", str | None, None, "A summary.json of other runs with the same seeds."),
+    ("predict", "preview", str | None, None, "A PNG of the first `data.images` as the model sees."),
+]
 
 
 class Parser(LightningArgumentParser):
@@ -91,12 +104,19 @@ class Parser(LightningArgumentParser):
 
     _file = ""  # the config file that is being read
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, command: str | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **{"parser_mode": "yaml_unique", **kwargs})
+        self.command = command  # whose options it parses
+
+    def add_own_options(self) -> None:
+        """Add the options that only this subcommand has."""
+        for command, name, kind, default, text in _OPTIONS:
+            if command == self.command:
+                self.add_argument(f"--{name}", type=kind, default=default, help=text)
 
     @override
     def print_usage(self, file: Any = None) -> None:
-        """Print nothing: before an error, two hundred options would hide it. See ``--help``."""
+        """Print nothing: two hundred options would hide the error that follows."""
 
     @override
     def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Namespace:

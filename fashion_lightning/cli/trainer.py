@@ -1,15 +1,24 @@
-"""Lightning's Trainer with one more task: export."""
+"""The command's Trainer: Lightning's with `export`, and what it gets beside its own options."""
 
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from jsonargparse import Namespace
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ProgressBar, Timer
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
+from fashion_lightning.callbacks import BestAndLast, PreviewWriter, ReportWriter, SteadyProgressBar
+from fashion_lightning.checkpoints.atomic_io import AtomicCheckpointIO
 from fashion_lightning.checkpoints.reading import read_checkpoint
+from fashion_lightning.cli.run import Run, is_first_process
 from fashion_lightning.datamodule import FashionMNISTDataModule
 from fashion_lightning.module import FashionMNISTClassifier
+from fashion_lightning.speed import NoProfiler
 
 
 class ExportingTrainer(Trainer):
@@ -39,11 +48,6 @@ class ExportingTrainer(Trainer):
                 (a ``model.pth`` for the class of PyTorch's tutorial).
             output: The file. None: ``model`` with the format's ending, in the run's folder.
             overwrite: Whether a file of that name may be replaced.
-
-        Raises:
-            FileExistsError: If the file exists and `overwrite` is False.
-            ImportError: If a package that the format needs is not installed.
-            ValueError: If the network cannot be written so, or does not answer the same afterwards.
         """
         from fashion_lightning.export import FORMATS, export  # Nothing else needs it.
 
@@ -58,3 +62,75 @@ class ExportingTrainer(Trainer):
         images = torch.cat([images for images, _ in datamodule.test_dataloader()])
         parity = export(model, images, path, format=format, overwrite=overwrite, split=split)
         rank_zero_info(str(parity))
+
+
+def trainer_arguments(
+    command: str, config: Namespace, run: Run, datamodule: FashionMNISTDataModule
+) -> dict[str, Any]:
+    """Return what the trainer gets beside its own options, with all of its files in `run`."""
+    options = config.trainer
+    fits, trial = command == "fit", bool(options.fast_dev_run)
+    callbacks, plugins = _as_list(options.callbacks), _as_list(options.plugins)
+    arguments: dict[str, Any] = {
+        "default_root_dir": str(run.folder),
+        "enable_model_summary": False,  # `before_fit` prints one.
+        "callbacks": callbacks,
+        "plugins": plugins,
+    }
+    if datamodule.val_size == 0:
+        arguments["limit_val_batches"] = 0
+    if command == "test":
+        callbacks.append(ReportWriter(run.folder))
+    if command == "predict" and config.preview:
+        callbacks.append(PreviewWriter(config.preview))
+    if options.barebones:  # Nothing but the steps.
+        return arguments
+    if fits and not options.max_time and not _has(callbacks, Timer):  # `max_time` brings its own.
+        callbacks.append(Timer())
+    if fits and not trial and options.enable_checkpointing is not False:
+        n = config.every_n_train_steps
+        callbacks.append(BestAndLast(run.checkpoints, every_n_train_steps=n))
+    if not _has(plugins, CheckpointIO):
+        plugins.append(AtomicCheckpointIO())
+    if options.enable_progress_bar is not False and not _has(callbacks, ProgressBar):
+        callbacks.append(SteadyProgressBar())
+    if options.profiler is None:
+        arguments["profiler"] = NoProfiler()
+    if options.logger in (None, True):
+        # Training writes curves, which the other commands must not touch. In a trial run,
+        # Lightning replaces any logger by one that writes nothing.
+        arguments["logger"] = fits and (CSVLogger(run.folder) if trial else _loggers(run))
+    return arguments
+
+
+def _as_list(value: Any) -> list[Any]:
+    """Return as a new list what the Trainer takes as one, as several or as None."""
+    if value is None:
+        return []
+    return [*value] if isinstance(value, list) else [value]
+
+
+def _has(parts: list[Any], kind: type) -> bool:
+    return any(isinstance(part, kind) for part in parts)
+
+
+def _loggers(run: Run) -> list[Logger]:
+    """Return a CSV logger, and one for TensorBoard where that is installed."""
+    if run.curves.exists() and is_first_process():
+        # The run is continued, and `CSVLogger` would delete its curves.
+        number = len(list(run.folder.glob("metrics_*.csv"))) + 1
+        run.curves.rename(run.folder / f"metrics_{number}.csv")
+    loggers: list[Logger] = [CSVLogger(run.folder, name="", version="")]
+    if find_spec("tensorboard"):
+        loggers.append(TensorBoardLogger(run.folder, name="", version=""))
+    return loggers
+
+
+def multiplies_bf16(accelerator: str) -> bool:
+    """Tell whether the hardware that `accelerator` stands for multiplies bf16 natively."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if accelerator == "cpu" or (accelerator == "auto" and not torch.backends.mps.is_available()):
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return False

@@ -37,7 +37,7 @@ from torchvision.transforms import ToTensor
 
 from fashion_lightning import MLP, FashionMNISTClassifier, FashionMNISTDataModule
 from fashion_lightning.callbacks import PredictionWriter, ReportWriter, SteadyProgressBar
-from fashion_lightning.cli.app import multiplies_bf16
+from fashion_lightning.cli.trainer import multiplies_bf16
 from fashion_lightning.cli.main import main as command
 from fashion_lightning.speed import tune_process
 

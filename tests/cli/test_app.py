@@ -168,7 +168,7 @@ def test_photographs_get_answers_and_broken_ones_exit_code_1(
         Image.fromarray(images[number].numpy()).save(here / "shop" / f"{number}.png")
     words = ["predict", "--ckpt_path", str(trained / "checkpoints" / "best.ckpt")]
     words += ["--data.images", "shop", "--predictions.path", "out/table.parquet"]
-    main([*words, "--data.preview", "preview.png"])
+    main([*words, "--preview", "preview.png"])
     table = pq.read_table("out/table.parquet").to_pylist()
     assert [row["path"] for row in table] == ["shop/2.png", "shop/10.png"]
     with Image.open("preview.png") as preview:
@@ -190,6 +190,16 @@ def test_export_puts_the_file_into_the_runs_folder(
     assert "10,000 of 10,000" in said.text
     network = NeuralNetwork()
     network.load_state_dict(torch.load(trained / "model.pth", weights_only=True))
+
+
+def test_an_export_to_elsewhere_makes_no_folder(
+    command: Command, here: Path, said: pytest.LogCaptureFixture
+) -> None:
+    (here / "lightning_logs").write_text("no folder")
+    words = ("--ckpt_path", "pretrained:mlp", "--format", "safetensors")
+    command("export", *words, "--output", "out/model.safetensors")
+    assert {path.name for path in here.rglob("*")} == {"lightning_logs", "out", "model.safetensors"}
+    assert "files in out" in said.text
 
 
 def test_validate(trained: Path, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
@@ -256,6 +266,14 @@ def test_callbacks_of_the_user_join_ours(command: Command, here: Path) -> None:
     assert report["checkpoint"].endswith("version_0/checkpoints/best.ckpt")
 
 
+def test_a_run_ends_after_max_time(command: Command, here: Path) -> None:
+    """Our timer, which measures the training time, does not replace Lightning's."""
+    endless = ("--trainer.max_epochs", "-1", "--trainer.max_time", "00:00:00:01")
+    command("fit", *UNTESTED, *endless, "--trainer.logger", "false")
+    last = here / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
+    assert 1 <= train_seconds(last) < 30
+
+
 def test_fast_dev_run_leaves_nothing(command: Command, here: Path) -> None:
     command("fit", "--trainer.fast_dev_run", "true")
     assert list(here.iterdir()) == []
@@ -302,12 +320,20 @@ def test_explicit_arguments_win_over_the_checkpoints(
         assert str(printed["model"]["label_smoothing"]) == expected
 
 
+def train_seconds(checkpoint: Path) -> float:
+    states = torch.load(checkpoint, weights_only=True)["callbacks"]
+    return float(states["Timer"]["time_elapsed"]["train"])
+
+
 def test_a_run_can_be_continued(command: Command, here: Path) -> None:
     command("fit", *SHORT)
+    last = here / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
+    seconds = train_seconds(last)
     with pytest.warns(UserWarning, match="learning rate goes on with .* instead of 0"):
         command("fit", "--ckpt_path", "last", *UNTESTED, "--trainer.max_epochs", "2")
     (run,) = (here / "lightning_logs").iterdir()
-    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 6
+    assert torch.load(last, weights_only=True)["global_step"] == 6
+    assert train_seconds(last) > seconds > 0
     curves = [(run / name).read_text() for name in ("metrics_1.csv", "metrics.csv")]
     steps = [[int(row["step"]) for row in csv.DictReader(text.splitlines())] for text in curves]
     assert yaml.safe_load((run / "config.yaml").read_text())["ckpt_path"] is None

@@ -109,7 +109,6 @@ DATA: list[Case] = [
     ("fit --data.mirrors http://x", ("Expected `data.mirrors` to be a list, but got http://x.",)),
     ("fit --data.images nowhere", ("`images` to be a file or a", "but there is no nowhere.")),
     ("fit --data.images a_folder", ("`images` to hold PNG", "but a_folder has none.")),
-    ("fit --data.preview x.png", ("`preview` to be given together with `images`, but got",)),
 ]
 COMMAND: list[Case] = [
     ("dance", ("'dance'", "choose from", "'fit', 'validate', 'test', 'predict'")),
@@ -135,6 +134,9 @@ COMMAND: list[Case] = [
     ("fit_short --compare_to x", ("`compare_to` to be given with `seeds`, but got 'x'.",)),
     ("fit_short --seeds 2 --compare_to nowhere", ("summary.json of `fit --seeds`, but got nowhe",)),
     ("fit_short --seeds 2 --compare_to a_file", ("but a_file holds something else.",)),
+    ("predict --preview x.png", ("`preview` to be given together with `images`, but got 'x.png'",)),
+    ("predict --preview a_folder --data.images a_file", ("`preview` to be a PNG file, not a",)),
+    ("fit --preview x.png", ("unrecognized arguments: --preview", "fit --help")),
     ("predict --predictions.overwrite x", ("`predictions.overwrite` to be true or false",)),
     ("fit --seed_everything x", ("`seed_everything` to be true or false or an int, but got x.",)),
     ("fit --seed_everything 1.5", ("`seed_everything` to be true or false or an int",)),
