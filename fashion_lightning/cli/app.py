@@ -30,7 +30,7 @@ _REFUSALS = (ValueError, TypeError, OSError, ImportError, MisconfigurationExcept
 class FashionLightningCLI(LightningCLI):
     """LightningCLI that keeps all files of a run in one folder and never scores random weights."""
 
-    subcommand: str
+    subcommand: str = ""
     trainer: Any  # Lightning declares no type for its list of callbacks.
 
     def __init__(self, *args: Any, series: Series | None = None, **kwargs: Any) -> None:
@@ -38,8 +38,8 @@ class FashionLightningCLI(LightningCLI):
         self.run = Run(Path())
         self.parsers: dict[str | None, Parser] = {}  # by subcommand
         self.checkpoint: Path | None = None  # to be continued or evaluated
-        words = kwargs.get("args")
-        self.called = words[0] if words and words[0] in self.subcommands() else None
+        first = (kwargs.get("args") or [None])[0]
+        self.called = first if first in self.subcommands() else None
         try:
             super().__init__(*args, **kwargs)
         except (FileExistsError, ImportError, MisconfigurationException) as error:

@@ -31,24 +31,20 @@ _WARNINGS = (
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command.
-
-    Args:
-        args: What follows ``fashion-lightning``. None: `sys.argv`.
-    """
+    """Run ``fashion-lightning`` with these arguments; None: with those of `sys.argv`."""
     tune_process()
     for message in _WARNINGS:
         warnings.filterwarnings("ignore", message)
-    words = sys.argv[1:] if args is None else [*args]
-    cli = _run(words)
+    arguments = sys.argv[1:] if args is None else [*args]
+    cli = _run(arguments)
     if cli.series:
         try:
-            train_others(cli.series, words, _run, cli.config.fit.compare_to)
+            train_others(cli.series, arguments, _run, cli.config.fit.compare_to)
         except OSError as error:
             cli.parser.exit(1, f"\nerror: {error}\n")
 
 
-def _run(words: list[str], series: Series | None = None) -> FashionLightningCLI:
+def _run(args: list[str], series: Series | None = None) -> FashionLightningCLI:
     return FashionLightningCLI(
         FashionMNISTClassifier,
         FashionMNISTDataModule,
@@ -62,6 +58,6 @@ def _run(words: list[str], series: Series | None = None) -> FashionLightningCLI:
             "version": __version__,
             **{name: {"command": name} for name in FashionLightningCLI.subcommands()},
         },
-        args=words,
+        args=args,
         series=series,
     )

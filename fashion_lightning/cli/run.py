@@ -82,17 +82,7 @@ def numbered(root: Path, kind: str) -> dict[int, Path]:
 
 
 def find_checkpoint(root: Path, ckpt_path: str | None) -> Path:
-    """Find the checkpoint that a user means.
-
-    Args:
-        root: The folder below which the runs are.
-        ckpt_path: ``best`` or ``last`` of the newest run that has one, ``pretrained:mlp`` or
-            ``pretrained:convnet``, or a file.
-
-    Raises:
-        FileNotFoundError: If there is none, or `ckpt_path` is None; names all that exist.
-        ValueError: If no trained network of that name comes with the package.
-    """
+    """Find ``best`` or ``last`` of the newest run that has one, ``pretrained:NAME``, or a file."""
     runs = map(Run, numbered(root, "version").values())
     existing = [path for run in runs for path in sorted(run.checkpoints.glob("*.ckpt"))]
     if ckpt_path in ("best", "last"):

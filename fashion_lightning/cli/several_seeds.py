@@ -105,17 +105,17 @@ def check_seeds(config: Namespace, trainer: Trainer, continues: bool) -> None:
 
 def train_others(
     series: Series,
-    words: list[str],
+    args: list[str],
     fit: Callable[[list[str], Series], Any],
     compare_to: str | None,
 ) -> None:
-    """Repeat a command line, with `fit`, for the seeds that are missing, and summarize all runs."""
+    """Call `fit` with `args` for each seed that is missing, then summarize all runs."""
     try:
         for seed in series.missing():
             place = series.seeds.index(seed) + 1
             rank_zero_info(f"\nSeed {seed}: run {place} of {len(series.seeds)}")
             own = ["--seed_everything", str(seed), "--seeds", "1", "--compare_to", "null"]
-            fit([*words, *own, "--ckpt_path", series.checkpoint(seed) or "null"], series)
+            fit([*args, *own, "--ckpt_path", series.checkpoint(seed) or "null"], series)
     finally:  # Complete runs are summarized even if a later one fails.
         if len(series.reports()) > 1:
             _summarize(series, compare_to)

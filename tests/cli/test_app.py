@@ -1,4 +1,4 @@
-"""The command, with its real config files, on the real data."""
+"""The command with the repository's config files and the real data."""
 
 import csv
 import json
@@ -28,13 +28,13 @@ SHORT = (
     *("--trainer.log_every_n_steps", "1"),
 )
 CONFIGS = REPOSITORY / "configs"
-# Drawing the report of a test takes longer than such a run.
+# Without the test at the end, whose report takes longer than such a run.
 UNTESTED = (*SHORT, "--trainer.limit_val_batches", "1", "--test_after_fit", "false")
 
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder in which the command is called."""
+    """The empty folder in which the command runs."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -87,7 +87,7 @@ def test_a_new_process_tests_with_the_same_numbers(trained: Path, data_dir: Path
     assert Path(before["checkpoint"]).name == "best.ckpt"
 
 
-def test_the_prediction_table_gives_the_reports_numbers(trained: Path, command: Command) -> None:
+def test_the_prediction_table_agrees_with_the_report(trained: Path, command: Command) -> None:
     root = str(trained.parent.parent)
     command("predict", "--ckpt_path", "best", "--trainer.default_root_dir", root)
     rows = list(csv.DictReader((trained / "predictions.csv").read_text().splitlines()))
@@ -103,7 +103,7 @@ def test_the_prediction_table_gives_the_reports_numbers(trained: Path, command: 
     assert report["confusion_matrix"] == sklearn.confusion_matrix(targets, predictions).tolist()
     assert report["per_class"]["Ankle boot"]["support"] == 1000
 
-    # Before the temperature: from the probabilities alone, since a softmax forgets only a constant.
+    # Without the temperature: the softmax of scaled logits is a normalized power of the softmax.
     powers = probs ** report["temperature"]
     before = powers / powers.sum(axis=1, keepdims=True)
     assert report["uncalibrated"]["test_loss"] == pytest.approx(
@@ -114,14 +114,14 @@ def test_the_prediction_table_gives_the_reports_numbers(trained: Path, command: 
 
 
 def expected_calibration_error(probs: NDArray[np.float64], targets: list[int]) -> float:
-    """The definition of Guo et al. 2017, equation 3, with 15 bins of equal width."""
-    confidences, right = probs.max(axis=1), probs.argmax(axis=1) == targets
+    """Return the error of Guo et al. 2017, equation 3, with 15 bins of equal width."""
+    confidences, correct = probs.max(axis=1), probs.argmax(axis=1) == targets
     bins = np.minimum((confidences * 15).astype(int), 14)
-    gaps = [abs(right[bins == b].sum() - confidences[bins == b].sum()) for b in range(15)]
+    gaps = [abs(correct[bins == b].sum() - confidences[bins == b].sum()) for b in range(15)]
     return float(sum(gaps) / len(targets))
 
 
-def test_every_test_leaves_its_figures_and_one_page_with_all_of_them(trained: Path) -> None:
+def test_a_test_writes_its_figures_and_one_page_with_all_of_them(trained: Path) -> None:
     names = ("confusion_matrix", "learning_curves", "mistakes", "reliability_diagram")
     page = (trained / "report" / "report.html").read_text()
     for name in names:
@@ -133,7 +133,7 @@ def test_every_test_leaves_its_figures_and_one_page_with_all_of_them(trained: Pa
     assert torch.__version__.partition("+")[0] in page
 
 
-def test_an_export_that_cannot_be_is_refused_in_one_sentence(
+def test_an_export_of_another_network_than_the_tutorials_is_refused(
     command: Command, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command("fit", "--model.network", "fashion_lightning.ConvNet", *UNTESTED)
@@ -145,7 +145,7 @@ def test_an_export_that_cannot_be_is_refused_in_one_sentence(
     assert sorted(here.rglob("*")) == before
 
 
-def test_predictions_are_not_overwritten_unless_told_so(
+def test_predictions_are_overwritten_only_with_an_option(
     trained: Path, command: Command, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ("predict", "--ckpt_path", str(trained / "checkpoints" / "last.ckpt"))
@@ -159,16 +159,16 @@ def test_predictions_are_not_overwritten_unless_told_so(
     assert len((here / "mine.csv").read_text().splitlines()) == 10_001
 
 
-def test_photographs_get_answers_and_broken_ones_exit_code_1(
+def test_photographs_are_predicted_and_broken_ones_end_in_exit_code_1(
     trained: Path, here: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images, _ = files.load(data_dir, train=False)
     (here / "shop").mkdir()
     for number in (2, 10):
         Image.fromarray(images[number].numpy()).save(here / "shop" / f"{number}.png")
-    words = ["predict", "--ckpt_path", str(trained / "checkpoints" / "best.ckpt")]
-    words += ["--data.images", "shop", "--predictions.path", "out/table.parquet"]
-    main([*words, "--preview", "preview.png"])
+    arguments = ["predict", "--ckpt_path", str(trained / "checkpoints" / "best.ckpt")]
+    arguments += ["--data.images", "shop", "--predictions.path", "out/table.parquet"]
+    main([*arguments, "--preview", "preview.png"])
     table = pq.read_table("out/table.parquet").to_pylist()
     assert [row["path"] for row in table] == ["shop/2.png", "shop/10.png"]
     with Image.open("preview.png") as preview:
@@ -176,13 +176,13 @@ def test_photographs_get_answers_and_broken_ones_exit_code_1(
     (here / "shop" / "3.jpg").write_bytes(b"")
     capsys.readouterr()
     with pytest.raises(SystemExit) as error:
-        main([*words, "--predictions.overwrite", "true"])
+        main([*arguments, "--predictions.overwrite", "true"])
     assert error.value.code == 1
     assert "shop/3.jpg: " in capsys.readouterr().err
     assert pq.read_table("out/table.parquet").column("index").to_pylist() == [0, 2]
 
 
-def test_export_puts_the_file_into_the_runs_folder(
+def test_export_writes_into_the_runs_folder(
     trained: Path, command: Command, said: pytest.LogCaptureFixture
 ) -> None:
     arguments = ("--ckpt_path", "best", "--format", "tutorial")
@@ -192,12 +192,12 @@ def test_export_puts_the_file_into_the_runs_folder(
     network.load_state_dict(torch.load(trained / "model.pth", weights_only=True))
 
 
-def test_an_export_to_elsewhere_makes_no_folder(
+def test_an_export_to_a_named_file_makes_no_run(
     command: Command, here: Path, said: pytest.LogCaptureFixture
 ) -> None:
     (here / "lightning_logs").write_text("no folder")
-    words = ("--ckpt_path", "pretrained:mlp", "--format", "safetensors")
-    command("export", *words, "--output", "out/model.safetensors")
+    arguments = ("--ckpt_path", "pretrained:mlp", "--format", "safetensors")
+    command("export", *arguments, "--output", "out/model.safetensors")
     assert {path.name for path in here.rglob("*")} == {"lightning_logs", "out", "model.safetensors"}
     assert "files in out" in said.text
 
@@ -209,7 +209,7 @@ def test_validate(trained: Path, command: Command, capsys: pytest.CaptureFixture
 
 @pytest.mark.parametrize("config", sorted(path.name for path in CONFIGS.glob("*.yaml")))
 def test_every_config_trains(config: str, command: Command, here: Path) -> None:
-    # Asking the teacher takes minutes; one that is quicker, and fewer questions, do here.
+    # The teacher's predictions take minutes: a smaller teacher and fewer views do here.
     teacher = ("--data.teacher", "pretrained:mlp", "--data.shift", "0")
     more = teacher if "teacher:" in (CONFIGS / config).read_text() else ()
     small = ("--data.batch_size", "50", "--data.eval_batch_size", "50")
@@ -234,7 +234,7 @@ def test_last_is_the_last_epoch_and_best_the_one_of_the_lowest_val_loss(
     run = here / "lightning_logs" / "version_0"
     rows = csv.DictReader((run / "metrics.csv").read_text().splitlines())
     losses = [float(row["val_loss"]) for row in rows if row["val_loss"]]
-    assert losses == sorted(losses)  # the optimizer makes it worse: the first epoch is the best
+    assert losses == sorted(losses)  # It maximizes the loss, so that the first epoch is the best.
     best, last = (
         torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)["epoch"]
         for name in ("best", "last")
@@ -244,8 +244,8 @@ def test_last_is_the_last_epoch_and_best_the_one_of_the_lowest_val_loss(
 
 def test_fit_without_logger(command: Command, here: Path) -> None:
     expected = {"checkpoints", "config.yaml"}
-    for number, (words, more) in enumerate(((SHORT, {"report"}), (UNTESTED, set()))):
-        command("fit", *words, "--trainer.logger", "false")
+    for number, (options, more) in enumerate(((SHORT, {"report"}), (UNTESTED, set()))):
+        command("fit", *options, "--trainer.logger", "false")
         run = here / "lightning_logs" / f"version_{number}"
         assert {path.name for path in run.iterdir()} == expected | more
 
@@ -256,7 +256,7 @@ def test_fit_without_validation_images(command: Command, here: Path) -> None:
     assert json.loads(report.read_text())["num_images"] == 10_000
 
 
-def test_callbacks_of_the_user_join_ours(command: Command, here: Path) -> None:
+def test_callbacks_of_the_user_run_beside_ours(command: Command, here: Path) -> None:
     command(
         *("fit", *SHORT, "--trainer.callbacks+=RichProgressBar"),
         *("--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.dirpath=theirs"),
@@ -267,7 +267,7 @@ def test_callbacks_of_the_user_join_ours(command: Command, here: Path) -> None:
 
 
 def test_a_run_ends_after_max_time(command: Command, here: Path) -> None:
-    """Our timer, which measures the training time, does not replace Lightning's."""
+    """The timer that measures the training time does not replace that of `max_time`."""
     endless = ("--trainer.max_epochs", "-1", "--trainer.max_time", "00:00:00:01")
     command("fit", *UNTESTED, *endless, "--trainer.logger", "false")
     last = here / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
@@ -285,7 +285,7 @@ def test_the_test_at_the_end_can_be_turned_off(command: Command, here: Path) -> 
 
 
 def test_overfitting_a_few_batches(command: Command, here: Path) -> None:
-    """These few it learns by heart, which shuffled ones it could not."""
+    """The same images come in every epoch, so that the network learns them by heart."""
     command(
         *("fit", "--trainer.max_epochs", "40", "--trainer.overfit_batches", "2"),
         *("--data.batch_size", "20", "--trainer.limit_val_batches", "0"),
@@ -337,7 +337,7 @@ def test_a_run_can_be_continued(command: Command, here: Path) -> None:
     curves = [(run / name).read_text() for name in ("metrics_1.csv", "metrics.csv")]
     steps = [[int(row["step"]) for row in csv.DictReader(text.splitlines())] for text in curves]
     assert yaml.safe_load((run / "config.yaml").read_text())["ckpt_path"] is None
-    assert set(steps[0]) == {0, 1, 2, 3}  # nothing of the first part is lost (3: its test)
+    assert set(steps[0]) == {0, 1, 2, 3}  # Nothing of the first part is lost (3 is its test).
     assert set(steps[1]) == {3, 4, 5}
 
 
@@ -361,7 +361,7 @@ def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert __version__ in out if arguments == ["--version"] else "--config" in out
 
 
-def test_the_run_says_device_and_precision(
+def test_a_run_prints_device_precision_and_folder(
     command: Command, here: Path, said: pytest.LogCaptureFixture
 ) -> None:
     command("fit", *UNTESTED, "--trainer.accelerator", "cpu", "--trainer.precision", "32-true")
@@ -370,7 +370,7 @@ def test_the_run_says_device_and_precision(
 
 
 class Intruder:
-    """What a hostile checkpoint may hold: unpickling it writes a file."""
+    """Part of a hostile checkpoint: unpickling it writes a file."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Path.touch, (Path("intruded"),)
@@ -378,7 +378,7 @@ class Intruder:
 
 @pytest.mark.parametrize("kind", ["garbage", "cut", "foreign", "weights", "hostile"])
 @pytest.mark.parametrize("subcommand", ["fit", "test"])
-def test_what_is_no_checkpoint_is_refused(
+def test_other_files_than_checkpoints_are_refused(
     subcommand: str, kind: str, trained: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     real = trained / "checkpoints" / "best.ckpt"
@@ -402,7 +402,7 @@ def test_what_is_no_checkpoint_is_refused(
     assert [entry.name for entry in here.iterdir()] == ["model.ckpt"]
 
 
-def test_without_a_checkpoint_the_known_ones_are_named(
+def test_without_ckpt_path_the_existing_checkpoints_are_named(
     trained: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(trained, here / "lightning_logs" / "version_7")

@@ -1,4 +1,4 @@
-"""Several processes do what one does, to the last image."""
+"""Several processes train, test and predict like one, to the last image."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def run_here(folder: Path, arguments: list[str], environment: dict[str, str]) ->
 
 
 def run(folder: Path, data_dir: Path, num_processes: int, checkpoint: Path) -> Path:
-    """Run the script in processes that tell each other apart as a cluster's do."""
+    """Run the script in processes with the environment variables of a cluster."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -43,7 +43,7 @@ def run(folder: Path, data_dir: Path, num_processes: int, checkpoint: Path) -> P
 
 @pytest.fixture(scope="session")
 def alone(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
-    """What one process leaves; it evaluates its own checkpoint."""
+    """Outputs of one process, which evaluates its own checkpoint."""
     folder = tmp_path_factory.mktemp("alone")
     return run(folder, data_dir, 1, folder / "checkpoints" / "last.ckpt")
 
@@ -55,19 +55,19 @@ def several(
     data_dir: Path,
     alone: Path,
 ) -> Path:
-    """What several processes leave; they evaluate the checkpoint of the one."""
+    """Outputs of several processes, which evaluate the checkpoint of the one."""
     folder = tmp_path_factory.mktemp("several")
     return run(folder, data_dir, request.param, alone / "checkpoints" / "last.ckpt")
 
 
 def test_training_sees_the_same_batches(alone: Path, several: Path) -> None:
-    """`batch_size` is that of a process: its batches are neighbours in the global one."""
+    """`batch_size` is per process: together, their batches are the batch of one process."""
     shares = [torch.load(path) for path in sorted(several.glob("seen*.pt"))]
     assert len(shares) > 1
     assert torch.equal(torch.cat(shares, dim=1), torch.load(alone / "seen0.pt"))
 
 
-def test_training_comes_to_the_same_weights(alone: Path, several: Path) -> None:
+def test_training_ends_with_the_same_weights(alone: Path, several: Path) -> None:
     ours, theirs = (
         torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
         for folder in (alone, several)
@@ -93,13 +93,13 @@ def test_evaluation_is_complete(several: Path) -> None:
 
 
 def test_a_foreign_module_that_synchronizes_in_each_step_ends(alone: Path, several: Path) -> None:
-    """Three batches for three processes, or two for the first of two: the last repeats images."""
+    """Its loaders repeat the last images, so that all processes have as many batches."""
     ours, theirs = (
         json.loads((folder / "foreign" / "logged.json").read_text())["accuracy"]
         for folder in (alone, several)
     )
     assert theirs == pytest.approx(ours, abs=0.02)
-    # The report, which looks at images and not at batches, counts each of them once.
+    # The report goes by images, not batches, and counts each once.
     reports = [
         (folder / "foreign" / "report" / "metrics.json").read_text() for folder in (alone, several)
     ]

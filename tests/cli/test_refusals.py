@@ -1,4 +1,4 @@
-"""What the command refuses: exit code 2, one short message, and nothing written."""
+"""Bad input ends in exit code 2, with one short message and nothing written."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from fashion_lightning.cli.preflight import check_batches
 
 Case = tuple[str, tuple[str, ...]]
 
-# What is accepted by mistake ends after a batch. Lightning overlooks some of the trainer's limits
-# in such a trial, so their cases say `fit_short`: a run of one batch.
+# A case that is accepted by mistake ends after one batch. Lightning does not check some limits of
+# the trainer in a trial run: their cases are a real run of one batch, `fit_short`.
 SHORT = {
     "fit": "fit --trainer.fast_dev_run true",
     "fit_short": "fit --trainer.max_epochs 1 --trainer.limit_train_batches 1",
@@ -21,7 +21,7 @@ MLP = "--model.network fashion_lightning.MLP --model.network.init_args"
 CONVNET = "--model.network fashion_lightning.ConvNet --model.network.init_args"
 LOGITS = "Expected `network` to be one that turns images (N, 1, 28, 28) into logits (N, 10)"
 
-# What each case holds: the arguments, and what its message must contain.
+# Each case: the arguments, and parts of the message.
 MODEL: list[Case] = [
     ("fit --model.lr fast", ("Expected `model.lr` to be a number, but got fast.",)),
     ("fit --model.lr null", ("Expected `model.lr` to be a number, but got None.",)),
@@ -268,7 +268,7 @@ CONFIG: list[Case] = [
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder in which the command is called, with a file, a folder and the wrong configs."""
+    """The folder in which the command runs, with a file, a folder and the wrong configs."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a_folder").mkdir()
     for name, content in {"a_file": b"a file\n", **CONFIGS}.items():
@@ -276,25 +276,25 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def held(folder: Path) -> dict[Path, bytes]:
-    """Every path below a folder, with the bytes of the files."""
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Return every path below a folder, with the bytes of the files."""
     return {
         path: path.read_bytes() if path.is_file() else b"" for path in sorted(folder.rglob("*"))
     }
 
 
 def refused(arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """Run the command, which must end with exit code 2 and leave `folder` alone; its message."""
-    # What keeps a run short comes first, so that the case's own arguments win.
-    words = [part for word in arguments for part in SHORT.get(word, word).split()]
-    before = held(folder)
+    """Return the message of a command that must exit with 2 and leave `folder` as it was."""
+    # The options that keep a run short come first, so that the case's own win.
+    args = [part for word in arguments for part in SHORT.get(word, word).split()]
+    before = contents(folder)
     with pytest.raises(SystemExit) as error:
-        main(words)
+        main(args)
     message = capsys.readouterr().err
     assert error.value.code == 2
     assert "Traceback" not in message
     assert len(message) < 600
-    assert held(folder) == before
+    assert contents(folder) == before
     return message
 
 
@@ -304,13 +304,13 @@ def test_our_own_options_are_refused_in_one_sentence(
 ) -> None:
     message = refused(arguments.split(), here, capsys)
     starts = [line.partition(":")[0] for line in message.splitlines()]
-    assert starts == ["tip", "error"]  # where help can be had, and what is wrong
+    assert starts == ["tip", "error"]  # the way to the help, and the refusal
     for part in parts:
         assert part in message
 
 
 @pytest.mark.parametrize(("arguments", "parts"), [*COMMAND, *CHECKPOINT, *TRAINER, *CONFIG])
-def test_other_bad_input_is_refused_in_short(
+def test_other_bad_input_is_refused_in_a_short_message(
     arguments: str, parts: tuple[str, ...], here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     message = refused(arguments.split(), here, capsys)
@@ -320,13 +320,13 @@ def test_other_bad_input_is_refused_in_short(
 
 @pytest.mark.parametrize("val_size", [0, 700])
 def test_a_fraction_that_leaves_a_batch_is_not_refused(val_size: int) -> None:
-    """Of 700 images, half of two batches; of none, there is nothing to leave."""
+    """Half of the two batches of 700 images; any part of none."""
     trainer = Trainer(accelerator="cpu", logger=False, limit_val_batches=0.5)
     check_batches(trainer, FashionMNISTDataModule(val_size=val_size, mirrors=[]))
 
 
 def test_a_fraction_must_leave_a_batch_to_every_process() -> None:
-    """Of three batches, the first of two processes gets two, the second only one."""
+    """Of three batches, the second of two processes gets one."""
     trainer = Trainer(
         accelerator="cpu", devices=2, strategy="ddp", logger=False, limit_val_batches=0.5
     )
@@ -342,7 +342,7 @@ def test_a_fraction_must_leave_a_batch_to_every_process() -> None:
         ("a_file/below.csv", ("a_file",)),
     ],
 )
-def test_predictions_need_a_path_that_is_free(
+def test_predictions_need_a_new_file(
     path: str,
     parts: tuple[str, ...],
     trained: Path,
@@ -351,17 +351,17 @@ def test_predictions_need_a_path_that_is_free(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     checkpoint = str(trained / "checkpoints" / "best.ckpt")
-    words = ["predict", "--ckpt_path", checkpoint, "--data.data_dir", str(data_dir)]
-    message = refused([*words, "--predictions.path", path], here, capsys)
+    args = ["predict", "--ckpt_path", checkpoint, "--data.data_dir", str(data_dir)]
+    message = refused([*args, "--predictions.path", path], here, capsys)
     for part in parts:
         assert part in message
 
 
 @pytest.mark.parametrize("subcommand", ["validate", "test", "predict"])
-def test_explicit_nonsense_is_refused_beside_a_good_checkpoint(
+def test_a_bad_option_is_refused_beside_a_good_checkpoint(
     subcommand: str, trained: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = str(trained / "checkpoints" / "best.ckpt")
-    words = [subcommand, "--ckpt_path", checkpoint, "--data.batch_size", "0"]
-    message = refused(words, here, capsys)
+    args = [subcommand, "--ckpt_path", checkpoint, "--data.batch_size", "0"]
+    message = refused(args, here, capsys)
     assert "Expected `batch_size` to be an int >= 1, but got 0." in message

@@ -1,4 +1,4 @@
-"""A run that was killed, stopped or has failed: nothing is lost, and it ends as if nothing was."""
+"""A run that was killed, stopped or has failed ends with the bits of one that was not."""
 
 import csv
 import math
@@ -27,11 +27,11 @@ CHECKPOINTS = Path("lightning_logs", "version_0", "checkpoints")
 
 
 def fit(folder: Path, data_dir: Path, *args: str, hit: Any = None, url: str = "") -> int | None:
-    """Train for a few steps; continue if there is something to be continued."""
+    """Train for a few steps, from the last checkpoint if there is one."""
     folder.mkdir(exist_ok=True)
     (folder / "short.yaml").write_text(f"data:\n  mirrors: [{url}]\n")
     data = ("--data.data_dir", str(data_dir))
-    # Without a checkpoint, what a killed run left is in the way of none: it is a new run.
+    # A run that was killed before its first checkpoint begins anew, in another folder.
     runs = sorted((folder / "lightning_logs").glob("version_*/checkpoints/last.ckpt"))
     resume = ("--ckpt_path", str(runs[-1])) if runs else ()
     return run(folder, ["fit", *SHORT, *data, *resume, *args], hit)
@@ -58,7 +58,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         "best": [best[key] for key in keys],
         "last": [last[key] for key in keys],
         "step": last["global_step"],
-        # The last epoch's: that of an earlier one may have been killed before it was written.
+        # Of the last epoch: an earlier one may have been killed before its numbers were written.
         "metrics": {
             key: {row[key] for row in rows if row["epoch"] == f"{EPOCHS - 1}" and row.get(key)}
             for key in ("train_loss", "train_acc", "val_loss", "val_ece")
@@ -95,7 +95,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> d
 def kill_and_continue(
     folder: Path, data_dir: Path, hits: list[tuple[str, int, float]], expected: dict[str, Any]
 ) -> list[str]:
-    """Kill a run at each of these moments, let it continue, and compare how it ends."""
+    """Kill a run at each of these moments, continue it, and compare how it ends."""
     killed = []
     with mirror(seconds=0.05) as url:
         for moment, count, delay in hits:
@@ -127,7 +127,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
 
 
 def test_a_run_that_seldom_validates_keeps_its_best_epoch(tmp_path: Path, data_dir: Path) -> None:
-    """Killed after the only validation, it goes on with an epoch that has none."""
+    """The run is killed after its only validation, and continues in an epoch without one."""
     seldom = ("--trainer.check_val_every_n_epoch", "2", "--trainer.max_epochs", "3")
     assert fit(tmp_path / "whole", data_dir, *seldom) == 0
     hit = ("training step", 2 * STEPS + 3, 0.0, signal.SIGKILL)
@@ -183,7 +183,7 @@ def test_runs_that_are_killed_again_and_again(
         (signal.SIGINT, "validation", 20 * EPOCHS, EPOCHS * STEPS),
     ],
 )
-def test_a_signal_leaves_a_checkpoint_and_says_how_to_continue(
+def test_a_signal_leaves_a_checkpoint_and_the_command_that_continues(
     signum: int,
     moment: str,
     count: int,
@@ -213,7 +213,7 @@ def test_a_signal_leaves_a_checkpoint_and_says_how_to_continue(
 def test_a_loss_that_is_not_finite_ends_training_and_spares_the_checkpoint(
     interval: str, tmp_path: Path, data_dir: Path
 ) -> None:
-    """A learning rate that rises, by SGD, whose steps have no bound, until the loss overflows."""
+    """SGD with a rising learning rate, until the loss overflows."""
     code = fit(
         *(tmp_path, data_dir, "--model.network", "fashion_lightning.MLP"),
         *("--model.optimizer", "sgd", "--model.lr", "24", "--model.warmup", "1"),
@@ -236,7 +236,7 @@ def test_a_loss_that_is_not_finite_ends_training_and_spares_the_checkpoint(
         assert all(math.isfinite(float(loss)) for loss in losses)
 
 
-# Inside an epoch, and at its end.
+# Within an epoch, and at its end.
 @pytest.mark.parametrize("save", [pytest.param(3, marks=pytest.mark.long), 4])
 def test_a_full_disk_spares_the_checkpoints(
     save: int, tmp_path: Path, data_dir: Path, uninterrupted: Any
@@ -254,8 +254,8 @@ def test_a_full_disk_spares_the_checkpoints(
     assert_same(outcome(tmp_path), uninterrupted)
 
 
-def test_what_a_test_has_loaded_is_not_continued(tmp_path: Path, data_dir: Path) -> None:
-    """Only `fit` with a checkpoint goes on with its epoch and its random numbers."""
+def test_a_fit_does_not_continue_what_a_test_has_loaded(tmp_path: Path, data_dir: Path) -> None:
+    """Only `fit` with a checkpoint continues its epoch and its random numbers."""
 
     def fit_anew(test_before: bool) -> list[float]:
         torch.manual_seed(1)

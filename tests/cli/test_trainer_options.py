@@ -16,8 +16,8 @@ from support import Command
 from fashion_lightning import MLP, FashionMNISTClassifier, FashionMNISTDataModule
 from fashion_lightning.callbacks import BestAndLast
 
-# What is said if it is refused; None if it works. Several options stand in one case where they are
-# independent, since each case costs a run.
+# Part of the refusal; None if the option works. Independent options share a case, since each case
+# costs a run.
 OPTIONS: dict[str, str | None] = {
     "--trainer.accelerator auto --trainer.devices auto --trainer.num_nodes 1": None,
     "--trainer.strategy auto --trainer.sync_batchnorm true --trainer.benchmark true": None,
@@ -88,7 +88,7 @@ CALLBACKS: dict[str, str | None] = {
     "WeightAveraging": None,
     "fashion_lightning.callbacks.BestAndLast": "without BestAndLast",
 }
-# Bases of others, and one that has no options a command line can give: its keys are ints.
+# Base classes, and one whose option is a dict of ints, which no command line can express.
 NOT_IN_THE_COMMAND = {
     *("BaseFinetuning", "BasePredictionWriter", "Callback", "Checkpoint", "ProgressBar"),
     *("GradientAccumulationScheduler",),
@@ -100,33 +100,33 @@ SHORT = (
 )
 
 
-def test_no_option_and_no_callback_is_left_out() -> None:
-    words = " ".join(OPTIONS)
+def test_all_options_and_callbacks_have_a_case() -> None:
+    tried = " ".join(OPTIONS)
     options = {*signature(Trainer).parameters} - {"callbacks", "limit_test_batches"}
-    missing = {name for name in options if f"--trainer.{name} " not in words}
-    assert missing == {"model_registry"}  # It needs a package of its own.
-    tried = {words.split()[0] for words in CALLBACKS}
-    assert {*callbacks.__all__} - NOT_IN_THE_COMMAND - tried == set()
+    missing = {name for name in options if f"--trainer.{name} " not in tried}
+    assert missing == {"model_registry"}  # It needs another package.
+    names = {case.split()[0] for case in CALLBACKS}
+    assert {*callbacks.__all__} - NOT_IN_THE_COMMAND - names == set()
 
 
 def cases() -> list[Any]:
-    """All cases; those that work, and take a run each, are for the long run, but for a few."""
-    table = {**OPTIONS, **{f"--trainer.callbacks {words}": CALLBACKS[words] for words in CALLBACKS}}
+    """Return all cases; of those that work, and take a run each, most are marked `long`."""
+    table = {**OPTIONS, **{f"--trainer.callbacks {case}": CALLBACKS[case] for case in CALLBACKS}}
     short = ("fast_dev_run", "barebones", "gradient_clip_val", "val_check_interval 00")
     return [
         pytest.param(
-            words,
+            case,
             refusal,
-            marks=[] if refusal or any(each in words for each in short) else pytest.mark.long,
+            marks=[] if refusal or any(each in case for each in short) else pytest.mark.long,
         )
-        for words, refusal in table.items()
+        for case, refusal in table.items()
     ]
 
 
-@pytest.mark.parametrize(("words", "refusal"), cases())
+@pytest.mark.parametrize(("case", "refusal"), cases())
 @pytest.mark.filterwarnings("ignore")
 def test_options_in_the_command(
-    words: str,
+    case: str,
     refusal: str | None,
     command: Command,
     tmp_path: Path,
@@ -135,10 +135,10 @@ def test_options_in_the_command(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if refusal is None:
-        command("fit", *SHORT, *words.split())
+        command("fit", *SHORT, *case.split())
         return
     with pytest.raises(SystemExit) as error:
-        command("fit", *SHORT, *words.split())
+        command("fit", *SHORT, *case.split())
     assert error.value.code == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert refusal in last

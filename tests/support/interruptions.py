@@ -1,4 +1,4 @@
-"""Runs of the command in processes of their own, which are killed or signalled where one likes."""
+"""Runs the command in processes that are killed, or get a signal, at chosen moments."""
 
 import os
 import resource
@@ -25,7 +25,7 @@ MOMENTS: dict[str, tuple[Any, str]] = {
     "checkpoint write": (AtomicCheckpointIO, "save_checkpoint"),
     "validation": (FashionMNISTClassifier, "validation_step"),
 }
-"""Where a run can be hit, and what then runs."""
+"""Moments at which a run can be hit, and the function that is called then."""
 
 
 class Noisy(nn.Module):
@@ -43,7 +43,7 @@ class Noisy(nn.Module):
 
 
 def _hit(moment: str, count: int, delay: float, signum: int) -> None:
-    """Let this process get a signal, `delay` seconds after the `count`-th time of a moment."""
+    """Send this process a signal, `delay` seconds after the `count`-th time of a moment."""
     owner, name = MOMENTS[moment]
     original = getattr(owner, name)
     calls = 0
@@ -71,7 +71,7 @@ def _work(folder: Path, args: list[str], hit: tuple[str, int, float, int] | None
     os.dup2(output, 1), os.dup2(output, 2)
     sys.argv = ["fashion-lightning"]
     torch.set_num_threads(2)
-    # A process that is started by a test ignores Ctrl-C, if the test was started in the background.
+    # Tests that were started in the background ignore Ctrl-C, and so do their processes.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if hit:
         _hit(*hit)
@@ -81,13 +81,13 @@ def _work(folder: Path, args: list[str], hit: tuple[str, int, float, int] | None
 def run(
     folder: Path, args: list[str], hit: tuple[str, int, float, int] | None = None
 ) -> int | None:
-    """Run the command in a folder, and return its exit code; minus a signal's number if killed.
+    """Run the command in a folder and return its exit code, minus a signal's number if killed.
 
     Args:
         folder: Where it runs, and leaves ``output.txt``.
-        args: What stands after ``fashion-lightning``.
-        hit: A moment, its how manieth time, a delay in seconds, and the signal that comes then;
-            SIGXFSZ stands for a disk with no place for larger files from then on.
+        args: What follows ``fashion-lightning``.
+        hit: A moment, which occurrence of it, a delay in seconds, and the signal that is sent then;
+            SIGXFSZ stands for a disk that is full from then on.
     """
     folder.mkdir(parents=True, exist_ok=True)
     process = FORKS.Process(target=_work, args=(folder, args, hit))

@@ -17,7 +17,7 @@ from fashion_lightning.callbacks import BestAndLast, PredictionWriter, ReportWri
 
 
 class Shortened(FashionMNISTDataModule):
-    """As many test images as one likes."""
+    """Serves only the first `num_images` of the test images."""
 
     num_images = 10_000
 
@@ -29,7 +29,7 @@ class Shortened(FashionMNISTDataModule):
 
 
 class Foreign(LightningModule):
-    """Takes every image for a boot of the class that its brightest row says."""
+    """Predicts the class whose number is that of the brightest of the first ten rows."""
 
     def test_step(self, batch, batch_idx):  # type: ignore[no-untyped-def]
         images, labels = batch
@@ -71,7 +71,7 @@ if __name__ == "__main__":
     classifier = FashionMNISTClassifier.load_from_checkpoint(checkpoint)
     for name, num_images, batch_size in (
         ("whole", 10_000, 500),
-        ("odd", 9_999, 5000),  # so large that there is nothing for a third process
+        ("odd", 9_999, 5000),  # so large that a third process has no images
     ):
         datamodule = Shortened(data_dir, eval_batch_size=batch_size)
         datamodule.num_images = num_images
@@ -81,7 +81,7 @@ if __name__ == "__main__":
         if trainer.is_global_zero:
             Path(name, "logged.json").write_text(json.dumps(logged))
 
-    # Somebody else's module, which synchronizes in each step.
+    # A module of others, which synchronizes in each step.
     datamodule = Shortened(data_dir, eval_batch_size=4000)
     datamodule.num_images = 8_500
     report.dirpath = "foreign"
