@@ -143,7 +143,7 @@ class FashionLightningCLI(LightningCLI):
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Give the trainer its run's folder, loggers and callbacks."""
+        """Build the trainer with its run's folder, loggers and callbacks."""
         config, options = self.config_init[self.subcommand], self.config[self.subcommand]
         preflight.check_parts(self.subcommand, config.trainer, self.model, self.datamodule)
         if self.checkpoint:
@@ -189,7 +189,7 @@ class FashionLightningCLI(LightningCLI):
             f"files in {trainer.default_root_dir}"
         )
 
-    # What happens once per run is a hook of LightningCLI: a callback would cost time in each step.
+    # What happens once per run is a hook of LightningCLI: callbacks cost time in each step.
 
     def before_fit(self) -> None:
         """Print the network's layers and write the configuration into the run's folder."""

@@ -34,9 +34,11 @@ def check_config(command: str, config: Namespace) -> None:
         scheduler = config.lr_scheduler.class_path
         expect(bool(config.get("optimizer")), "lr_scheduler", expected, scheduler)
     if command == "predict" and config.preview is not None:
-        preview, images = config.preview, config.data.images
-        expect(images is not None, "preview", "given together with `images`", preview)
-        expect(not Path(preview).is_dir(), "preview", "a PNG file, not a folder", preview)
+        preview, path = config.preview, Path(config.preview)
+        is_given = config.data.images is not None
+        expect(is_given, "preview", "given together with `images`", preview)
+        is_file = not path.is_dir() and all(p.is_dir() or not p.exists() for p in path.parents)
+        expect(is_file, "preview", "a file in a folder", preview)
 
 
 def check_optimizer(model: Namespace, recorded: dict[str, Any]) -> None:
@@ -63,9 +65,9 @@ def check_parts(
     sanity = options.num_sanity_val_steps
     expect(sanity is None or sanity >= -1, "num_sanity_val_steps", "an int >= -1", sanity)
     callbacks = options.callbacks if isinstance(options.callbacks, list) else [options.callbacks]
-    names = [type(callback).__name__ for callback in callbacks]
+    is_doubled = any(isinstance(callback, BestAndLast) for callback in callbacks)
     expected = "without BestAndLast, which `fit` has anyway (with `--every_n_train_steps`)"
-    expect("BestAndLast" not in names, "callbacks", expected, names)
+    expect(not is_doubled, "callbacks", expected, "BestAndLast")
     if command == "fit" and datamodule.teacher is not None:
         teacher = str(datamodule.teacher)
         path, classes = resolve(teacher), len(CLASSES)

@@ -12,16 +12,11 @@ LOGS = "lightning_logs"
 
 
 class Run:
-    """A run's folder: its paths, and its removal if nothing was written.
-
-    Args:
-        folder: Where all files of the run are.
-        created: The folders that were made for it, innermost first.
-    """
+    """A run's folder: its paths, and its removal if nothing was written."""
 
     def __init__(self, folder: Path, created: tuple[Path, ...] = ()) -> None:
         self.folder = folder
-        self.created = created
+        self.created = created  # for this run, innermost first
         self.checkpoints = folder / "checkpoints"
         self.best = self.checkpoints / "best.ckpt"
         self.last = self.checkpoints / "last.ckpt"
