@@ -1,6 +1,7 @@
 """What the command refuses before a run begins, and Lightning would refuse later, or never."""
 
 from copy import deepcopy
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,35 @@ def check_config(command: str, config: Namespace) -> None:
         expected = "given together with `optimizer`, since the model's own follows `warmup`"
         scheduler = config.lr_scheduler.class_path
         expect(bool(config.get("optimizer")), "lr_scheduler", expected, scheduler)
+    if command == "fit":
+        _check_effects(config)
     if command == "predict" and config.preview is not None:
         preview, path = config.preview, Path(config.preview)
         is_given = config.data.images is not None
         expect(is_given, "preview", "given together with `images`", preview)
         is_file = not path.is_dir() and all(p.is_dir() or not p.exists() for p in path.parents)
         expect(is_file, "preview", "a file in a folder", preview)
+
+
+def _check_effects(config: Namespace) -> None:
+    """Refuse options of `fit` that others would leave without effect."""
+    defaults, model = signature(FashionMNISTClassifier).parameters, config.model
+    names, reason = [], ""
+    if config.get("optimizer"):
+        names, reason = ["optimizer", "lr", "weight_decay", "beta2", "warmup"], "`--optimizer`"
+    elif model.optimizer == "sgd":
+        names, reason = ["beta2"], "`model.optimizer` sgd"
+    for name in names:
+        default = defaults[name].default
+        expected = f"left out with {reason}, which does not use it"
+        expect(model[name] == default, f"model.{name}", expected, model[name])
+    options, steps = config.trainer, config.every_n_train_steps
+    is_written = options.enable_checkpointing is not False and not options.barebones
+    expected = "left out where no checkpoint is written"
+    expect(is_written or steps is None, "every_n_train_steps", expected, steps)
+    is_half = str(options.precision) == "16-true"
+    expected = "16-mixed or of a wider type, since weights in 16 bits do not train"
+    expect(not is_half, "precision", expected, options.precision)
 
 
 def check_optimizer(model: Namespace, recorded: dict[str, Any]) -> None:

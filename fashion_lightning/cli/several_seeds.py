@@ -85,6 +85,7 @@ def check_seeds(config: Namespace, trainer: Trainer, continues: bool) -> None:
     if number == 1:
         expect(config.compare_to is None, "compare_to", "given with `seeds`", config.compare_to)
         return
+    seeds.require_scipy()
     is_new = continues or config.ckpt_path is None
     expected = "absent with `seeds`, or last, which continues them"
     expect(is_new, "ckpt_path", expected, config.ckpt_path)

@@ -18,6 +18,7 @@ from fashion_lightning.checkpoints.reading import read_checkpoint
 from fashion_lightning.cli.run import Run, is_first_process
 from fashion_lightning.datamodule import FashionMNISTDataModule
 from fashion_lightning.module import FashionMNISTClassifier
+from fashion_lightning.report.curves import keep_curves
 from fashion_lightning.speed import NoProfiler
 
 
@@ -83,6 +84,8 @@ def trainer_arguments(
         callbacks.append(ReportWriter(run.folder))
     if command == "predict" and config.preview:
         callbacks.append(PreviewWriter(config.preview))
+    if not _has(plugins, CheckpointIO):
+        plugins.append(AtomicCheckpointIO())
     if options.barebones:  # Nothing but the steps.
         return arguments
     if fits and not options.max_time and not _has(callbacks, Timer):  # `max_time` brings its own.
@@ -90,8 +93,6 @@ def trainer_arguments(
     if fits and not trial and options.enable_checkpointing is not False:
         n = config.every_n_train_steps
         callbacks.append(BestAndLast(run.checkpoints, every_n_train_steps=n))
-    if not _has(plugins, CheckpointIO):
-        plugins.append(AtomicCheckpointIO())
     if options.enable_progress_bar is not False and not _has(callbacks, ProgressBar):
         callbacks.append(SteadyProgressBar())
     if options.profiler is None:
@@ -116,10 +117,8 @@ def _has(parts: list[Any], kind: type) -> bool:
 
 def _loggers(run: Run) -> list[Logger]:
     """Return a CSV logger, and one for TensorBoard where that is installed."""
-    if run.curves.exists() and is_first_process():
-        # The run is continued, and `CSVLogger` would delete its curves.
-        number = len(list(run.folder.glob("metrics_*.csv"))) + 1
-        run.curves.rename(run.folder / f"metrics_{number}.csv")
+    if is_first_process():
+        keep_curves(run.folder)  # of a run that is continued: `CSVLogger` would delete them
     loggers: list[Logger] = [CSVLogger(run.folder, name="", version="")]
     if find_spec("tensorboard"):
         loggers.append(TensorBoardLogger(run.folder, name="", version=""))

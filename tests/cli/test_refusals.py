@@ -40,6 +40,22 @@ MODEL: list[Case] = [
     ("fit --model.optimizer adam", ("`model.optimizer` to be 'adamw' or 'sgd', but got adam.",)),
     ("fit --model.weight_decay -1", ("`weight_decay` to be a finite number >= 0, but got -1.0.",)),
     ("fit --model.weight_decay .nan", ("`weight_decay` to be a finite number >= 0, but got nan.",)),
+    (
+        "fit --optimizer Adam --model.lr 0.5",
+        ("`model.lr` to be left out with `--optimizer`, which does not use it, but got 0.5.",),
+    ),
+    (
+        "fit --model.optimizer sgd --model.beta2 0.5",
+        ("`model.beta2` to be left out with `model.optimizer` sgd, which does not use it",),
+    ),
+    (
+        "fit --every_n_train_steps 2 --trainer.enable_checkpointing false",
+        ("`every_n_train_steps` to be left out where no checkpoint is written, but got 2.",),
+    ),
+    (
+        "fit --trainer.precision 16-true",
+        ("`precision` to be 16-mixed or of a wider type, since weights in 16 bits do not train",),
+    ),
     ("fit --model.beta2 1", ("Expected `beta2` to be in [0, 1), but got 1.0.",)),
     ("fit --model.beta2 .nan", ("Expected `beta2` to be in [0, 1), but got nan.",)),
     ("fit --model.warmup 1.5", ("Expected `warmup` to be in [0, 1], but got 1.5.",)),
