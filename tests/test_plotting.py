@@ -238,16 +238,16 @@ def test_a_preview_has_one_row_per_photograph() -> None:
     images = torch.rand(20, 28, 28)
     probs = torch.rand(20, 10).softmax(dim=1)
     figure = plotting.draw_preview(pictures, images, probs, [f"/a/{k}.png" for k in range(20)])
-    for k, (original, seen, answer) in enumerate(np.reshape(np.array(figure.axes), (20, 3))):
-        assert original.get_title() == f"{k}.png"
-        assert (pixels(original)[0, 0, :3] == [10 * k, 0, 0]).all()
+    for k, (photo, seen, bars) in enumerate(np.reshape(np.array(figure.axes), (20, 3))):
+        assert photo.get_title() == f"{k}.png"
+        assert (pixels(photo)[0, 0, :3] == [10 * k, 0, 0]).all()
         np.testing.assert_array_equal(pixels(seen), images[k])
         values, classes = probs[k].sort(descending=True)
-        names = [label.get_text() for label in answer.get_yticklabels()]
+        names = [label.get_text() for label in bars.get_yticklabels()]
         assert names == [CLASSES[label] for label in classes[:3]]
-        widths = [bar.get_width() for bar in answer.patches]
+        widths = [bar.get_width() for bar in bars.patches]
         np.testing.assert_allclose(widths, values[:3], rtol=1e-6)
-        assert [text.get_text() for text in answer.texts] == [
+        assert [text.get_text() for text in bars.texts] == [
             f"{100 * value:.1f}\u00a0%" for value in values[:3].tolist()
         ]
     assert {"network's input", "prediction"} <= set(texts(figure))

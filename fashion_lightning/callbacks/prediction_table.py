@@ -1,4 +1,4 @@
-"""Tables that are written batch by batch and merged: Parquet if the name says so, else CSV.
+"""Tables that are written batch by batch and merged: Parquet for names in .parquet, else CSV.
 
 This file knows columns, not what they mean.
 """

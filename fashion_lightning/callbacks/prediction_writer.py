@@ -56,7 +56,7 @@ class PredictionWriter(BasePredictionWriter):
     Raises:
         FileExistsError: Before predicting, if `path` is a folder, or a file and not `overwrite`.
         ImportError: Before predicting, for Parquet without pyarrow.
-        ValueError: If `predict_step` returns something else, or the loader does not tell which
+        ValueError: If `predict_step` returns something else, or it is unknown which
             images a batch holds.
     """
 

@@ -51,8 +51,8 @@ def test_photographs_have_rows_and_unreadable_ones_are_logged(
     readable = [number for number in range(12) if number not in (1, 10)]
     assert [int(row["index"]) for row in rows] == readable
     assert [row["path"] for row in rows] == [str(paths[number]) for number in readable]
-    right = [int(row["prediction"]) == labels[n] for n, row in zip(readable, rows, strict=True)]
-    assert sum(right) >= 8
+    correct = [int(row["prediction"]) == labels[n] for n, row in zip(readable, rows, strict=True)]
+    assert sum(correct) >= 8
     assert list(writer.problems) == [str(paths[1]), str(paths[10])]
     log = (tmp_path / "table.csv.log").read_text().splitlines()
     assert [line.split(": ")[0] for line in log] == [str(paths[1]), str(paths[10])]

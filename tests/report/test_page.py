@@ -100,10 +100,10 @@ def test_the_page_shows_all_numbers_and_facts(
     report: dict[str, Any], figures: dict[str, bytes]
 ) -> None:
     text = " ".join(Page(render(report, figures, FACTS, "model:\n  lr: 0.0025\n")).texts.values())
-    right = sum(report["confusion_matrix"][label][label] for label in range(10))
-    interval = binomtest(right, 400).proportion_ci(method="wilson")
+    correct = sum(report["confusion_matrix"][label][label] for label in range(10))
+    interval = binomtest(correct, 400).proportion_ci(method="wilson")
     for number in (
-        *(f"{right} of 400", f"{right / 4:.2f} %"),
+        *(f"{correct} of 400", f"{correct / 4:.2f} %"),
         f"95 % interval: {100 * interval.low:.2f} % to {100 * interval.high:.2f} %",
         *("0.4322", "0.5432", "71.23 %", "1.23 %", "9.87 %", "0.6543"),
         *(f"{30 + 2 * i}.0 %" for i in range(10)),
@@ -188,10 +188,10 @@ def test_what_is_absent_is_left_out(report: dict[str, Any], figures: dict[str, b
     assert page.texts["dd"] == "none"
 
 
-@pytest.mark.parametrize(("right", "n"), [(9044, 10_000), (0, 7), (7, 7), (1, 2)])
-def test_the_interval_equals_scipys(right: int, n: int) -> None:
-    interval = binomtest(right, n).proportion_ci(method="wilson")
-    assert wilson_interval(right / n, n) == pytest.approx((interval.low, interval.high), abs=1e-6)
+@pytest.mark.parametrize(("correct", "n"), [(9044, 10_000), (0, 7), (7, 7), (1, 2)])
+def test_the_interval_equals_scipys(correct: int, n: int) -> None:
+    interval = binomtest(correct, n).proportion_ci(method="wilson")
+    assert wilson_interval(correct / n, n) == pytest.approx((interval.low, interval.high), abs=1e-6)
 
 
 @pytest.fixture
