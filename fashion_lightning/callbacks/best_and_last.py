@@ -114,7 +114,7 @@ class BestAndLast(ModelCheckpoint):
             warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
             super().setup(trainer, pl_module, stage)
         self._is_due = False
-        is_new = not trainer.ckpt_path and trainer.current_epoch == 0
+        is_new = trainer.current_epoch == 0  # A checkpoint to continue from is loaded later.
         if stage == "fit" and (is_new or self.best_model_score is None):  # not this run's
             self.best_model_path, self.best_model_score = "", None
 
