@@ -21,7 +21,6 @@ class Run:
         self.best = self.checkpoints / "best.ckpt"
         self.last = self.checkpoints / "last.ckpt"
         self.config = folder / "config.yaml"
-        self.curves = folder / "metrics.csv"
         self.report = folder / "report" / "metrics.json"
 
     @classmethod
