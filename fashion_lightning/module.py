@@ -194,14 +194,14 @@ class FashionMNISTClassifier(SafeLoading, ResumableModule, ScheduledModule, Lean
         trainer = self.caller("validation_step")
         self._is_calibrating = trainer is not None and self.is_fitting()
         try:
-            return self._evaluate(batch, batch_idx, "val", dataloader_idx, trainer)
+            return self._evaluate(batch, "val", dataloader_idx, trainer)
         finally:
             self._is_calibrating = False
 
     @override
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Return the calibrated logits of a test batch, ``(N, num_classes)``."""
-        return self._evaluate(batch, batch_idx, "test", dataloader_idx, self.caller("test_step"))
+        return self._evaluate(batch, "test", dataloader_idx, self.caller("test_step"))
 
     @override
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
@@ -222,13 +222,11 @@ class FashionMNISTClassifier(SafeLoading, ResumableModule, ScheduledModule, Lean
         is_left_out = self.training and not self._is_calibrating
         return logits / self.temperature if is_left_out else logits
 
-    def _evaluate(
-        self, batch: Any, batch_idx: int, stage: str, dataloader_idx: int, trainer: Any
-    ) -> Tensor:
+    def _evaluate(self, batch: Any, stage: str, dataloader_idx: int, trainer: Any) -> Tensor:
         images, labels = images_and_labels(batch)
         logits = self._full_logits(images)
         if trainer:  # Metrics are computed once per epoch from all logits: exact and cheap.
-            self.note_outputs(stage, dataloader_idx, batch_idx, logits, labels)
+            self.note_outputs(stage, dataloader_idx, logits, labels)
         return logits
 
     @override

@@ -751,7 +751,7 @@ def test_a_warm_up_of_a_run_that_ends_early_is_said(
 ) -> None:
     theirs = trainer(callbacks=[EarlyStopping("val_loss")], max_epochs=1000, max_steps=5)
     theirs.fit(FashionMNISTClassifier(), data())
-    assert "EarlyStopping" not in said.text.replace("that EarlyStopping ends", "")
+    assert "EarlyStopping" not in said.text.replace("that EarlyStopping or `max_time` ends", "")
     theirs = trainer(callbacks=[EarlyStopping("val_loss", patience=0)], max_epochs=1000)
     theirs.fit(FashionMNISTClassifier(lr=1e-9), data())
     assert "rises for 400 steps and falls until step 4,000" in said.text

@@ -223,6 +223,9 @@ def test_a_closure_that_runs_several_times_counts_once() -> None:
 
 def test_nothing_grows_in_a_subclass_with_hooks_of_its_own() -> None:
     class Own(FashionMNISTClassifier):
+        def on_validation_epoch_start(self) -> None:
+            """Forget nothing."""
+
         def on_validation_epoch_end(self) -> None:
             """Log nothing."""
 

@@ -64,13 +64,8 @@ class EpochModule(LightningModule):
             for rate in learning_rates(trainer)[:1]:
                 self.log("lr", rate)
 
-    def note_outputs(
-        self, stage: str, loader: int, batch_idx: int, logits: Tensor, labels: Tensor
-    ) -> None:
+    def note_outputs(self, stage: str, loader: int, logits: Tensor, labels: Tensor) -> None:
         """Add the logits of a batch to those of its stage and loader."""
-        if batch_idx == loader == 0:  # Forget what an interrupted evaluation may have left.
-            for key in [key for key in self._outputs if key[0] == stage]:
-                del self._outputs[key]
         self._outputs.setdefault((stage, loader), Outputs()).update(logits, labels)
 
     def outputs_of(self, stage: str, loader: int) -> tuple[Tensor, Tensor] | None:
@@ -129,6 +124,16 @@ class EpochModule(LightningModule):
         if num_images:
             self._log_total("train_loss", loss / num_images, prog_bar=True)
             self._log_total("train_acc", correct / num_images, prog_bar=True)
+
+    @override
+    def on_validation_start(self) -> None:
+        """Forget what an interrupted evaluation may have left."""
+        self._outputs.clear()
+
+    @override
+    def on_test_start(self) -> None:
+        """Forget what an interrupted evaluation may have left."""
+        self._outputs.clear()
 
     @override
     def on_test_epoch_end(self) -> None:

@@ -133,9 +133,7 @@ class ScheduledModule(LightningModule):
             return optimizer  # Lightning steps no schedule then: it would stay at its first rate.
         schedule = self._schedule = WarmupLR(optimizer, self.lr, self.warmup)
         # For subclasses whose `on_train_start` is another one.
-        optimizer.register_step_pre_hook(
-            lambda *_: self._settle() if math.isinf(schedule.total_steps) else None
-        )
+        optimizer.register_step_pre_hook(lambda *_: self._settle_late(schedule))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def remaining(self, power: float) -> float:
@@ -148,6 +146,10 @@ class ScheduledModule(LightningModule):
         """Settle the schedule: a search may have found another rate or number of batches."""
         self._settle()
         super().on_train_start()
+
+    def _settle_late(self, schedule: WarmupLR) -> None:
+        if math.isinf(schedule.total_steps) and self._trainer:  # None: a loop by hand.
+            self._settle()
 
     def _settle(self) -> None:
         trainer = self.trainer

@@ -94,6 +94,7 @@ def test_predictions_are_calibrated_and_name_the_same_classes(
     assert torch.equal(probs.argmax(1), logits.argmax(1))
 
 
+@pytest.mark.filterwarnings("ignore:The temperature is 0.2, of other weights than these")
 def test_training_goes_on_at_temperature_1(trained: Path, data_dir: Path, tmp_path: Path) -> None:
     """What a checkpoint's temperature is does not change what a fit that starts from it learns."""
     weights = []
