@@ -32,6 +32,11 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["OMP_NUM_THREADS"] = str(max(1, cores // workers))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the longest test first: at the end, the other worker would wait for it for 30 s."""
+    items.sort(key=lambda item: item.name != "test_every_command_and_every_program_runs")
+
+
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the official files, made without the network."""
