@@ -20,6 +20,7 @@ from typing_extensions import override
 from fashion_lightning import plotting
 from fashion_lightning.atomic import replacing
 from fashion_lightning.callbacks.outputs import local, names_of_classes, run_folder, sampler_of
+from fashion_lightning.checkpoints import read_checkpoint
 from fashion_lightning.data.parts import hard, images_and_labels
 from fashion_lightning.data.sampling import TurnsSampler
 from fashion_lightning.module import FashionMNISTClassifier
@@ -218,7 +219,18 @@ def _facts(trainer: Trainer, config: str | None) -> dict[str, str]:
     facts |= {package: version(package) for package in _PACKAGES}
     if seed := re.search(r"^seed_everything: (\d+)$", config or "", re.MULTILINE):
         facts["Seed"] = seed[1]
+    if seconds := _training_seconds(trainer):
+        facts["Training time"] = f"{seconds:.1f} s"
+    return facts
+
+
+def _training_seconds(trainer: Trainer) -> float:
+    """Return what a `Timer` has measured, in this process or before its checkpoint; else 0."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Timer) and callback.time_elapsed() > 0:
-            facts["Training time"] = f"{callback.time_elapsed():.1f} s"
-    return facts
+            return callback.time_elapsed()
+    try:  # Lightning restores the states of callbacks in a fit only.
+        states = read_checkpoint(str(trainer.ckpt_path)).get("callbacks", {})
+    except (OSError, ValueError):
+        return 0.0  # no checkpoint, or not one of our module
+    return float(states.get("Timer", {}).get("time_elapsed", {}).get("train", 0))

@@ -88,8 +88,7 @@ def trainer_arguments(
         plugins.append(AtomicCheckpointIO())
     if options.barebones:  # Nothing but the steps.
         return arguments
-    # `max_time` brings its own. A test reports the training time of its checkpoint.
-    if command in ("fit", "test") and not options.max_time and not _has(callbacks, Timer):
+    if fits and not options.max_time and not _has(callbacks, Timer):  # `max_time` brings its own.
         callbacks.append(Timer())
     if fits and not trial and options.enable_checkpointing is not False:
         n = config.every_n_train_steps

@@ -69,9 +69,10 @@ def test_checkpoints_hold_plain_values(trained: Path, name: str) -> None:
 
 
 def test_a_new_process_tests_with_the_same_numbers(trained: Path, data_dir: Path) -> None:
-    report = trained / "report" / "metrics.json"
+    report, page = trained / "report" / "metrics.json", trained / "report" / "report.html"
     before = json.loads(report.read_text())
     report.unlink()
+    page.unlink()
     root = trained.parent.parent
     subprocess.run(
         [
@@ -85,6 +86,7 @@ def test_a_new_process_tests_with_the_same_numbers(trained: Path, data_dir: Path
     assert before["test_acc"] > 0.8
     assert before["num_images"] == 10_000
     assert Path(before["checkpoint"]).name == "best.ckpt"
+    assert "Training time" in page.read_text()  # from the checkpoint's `Timer`
 
 
 def test_the_prediction_table_agrees_with_the_report(trained: Path, command: Command) -> None:
