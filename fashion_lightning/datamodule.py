@@ -21,14 +21,14 @@ from fashion_lightning.teacher import teacher_logits
 
 
 class FashionMNISTDataModule(ResumableDataModule):
-    """FashionMNIST, split 55,000 / 5,000 / 10,000, from memory.
+    """FashionMNIST in memory: 55,000 training, 5,000 validation and 10,000 test images.
 
     Loaders are `torch.utils.data.DataLoader`s of ``[images float32 (B, 1, 28, 28) in [0, 1], labels
     int64 (B,)]`` with independent iterators. Training batches are shuffled and augmented anew each
     epoch, from the global seed; the others hold every image in the dataset's order.
 
-    A subclass may put any data set in the place of `train_set`, `val_set` and `test_set`. Those in
-    memory (`TensorDataset`, or a `Subset` of one) are moved to the trainer's device as a whole.
+    A subclass may replace `train_set`, `val_set` and `test_set` by any data set. Those in memory
+    (`TensorDataset`, or a `Subset` of one) are moved to the trainer's device as a whole.
 
     Args:
         data_dir: Folder of the data, in torchvision's layout (``data_dir/FashionMNIST/raw``).
@@ -37,18 +37,18 @@ class FashionMNISTDataModule(ResumableDataModule):
         val_size: Images held out of the 60,000 for validation, with equal shares of the classes.
         split_seed: The only source of the validation split.
         horizontal_flip: Probability that a training image is mirrored, in [0, 1].
-        shift: Training images are moved by up to so many pixels in each direction, in 0 ... 27.
+        shift: Largest shift of a training image in each direction, in pixels, 0 ... 27.
         teacher: Checkpoint of a trained `FashionMNISTClassifier`, or ``pretrained:NAME``. Training
             batches are then dicts of ``images``, ``labels`` and ``teacher_logits (B, C)``, its
             calibrated logits, computed once for all ``2 * (2 * shift + 1) ** 2`` views per image.
         num_workers: Processes that load batches, >= 0. For images in memory, 0 is fastest.
         pin_memory: Whether batches are in page-locked memory. With it, or with workers, images stay
             in main memory.
-        pad_evaluation: How several processes share validation and test. False: each image once, so
-            that some may have a batch fewer. True: equally many, of which the last repeat the
-            first, as modules need that synchronize in each step. None: as the module needs it.
+        pad_evaluation: How processes share validation and test images. False: each image once; a
+            process may get one batch fewer. True: equal numbers, the first images repeated, for
+            modules that synchronize in each step. None: as the module's steps need it.
         mirrors: Base URLs from which missing files are downloaded, in this order. None: they are
-            taken from the copy in the package. ``[]``: likewise, and never downloaded.
+            taken from the copy in the package. ``[]``: always the package's copy.
         images: A photograph, or a folder of them, that predict serves instead of the test images,
             in batches of `fashion_lightning.photos.PhotoBatch`.
 
@@ -64,7 +64,7 @@ class FashionMNISTDataModule(ResumableDataModule):
     """
 
     LOCAL_ARGUMENTS = ("data_dir", "mirrors", "images", "preview", "num_workers", "pin_memory")
-    """What no checkpoint sets: paths, and what suits a machine (`preview` is of version 0.1)."""
+    """Arguments that checkpoints never set: paths, and what depends on the machine."""
 
     # Data sets. `setup` makes them a `TensorDataset` of uint8 images ``(N, 28, 28)`` and labels.
     train_set: Any
@@ -119,7 +119,7 @@ class FashionMNISTDataModule(ResumableDataModule):
     def prepare_data(self) -> None:
         """Bring verified files into `data_dir`, and log in one line where they came from."""
         if self._photos and self.trainer and self.trainer.state.fn == TrainerFn.PREDICTING:
-            return  # Photographs need none of them.
+            return  # Predicting photographs needs no data files.
         rank_zero_info(files.prepare(self.data_dir, self.mirrors))
 
     @override
@@ -136,7 +136,7 @@ class FashionMNISTDataModule(ResumableDataModule):
 
     @override
     def train_dataloader(self) -> DataLoader[Any]:
-        """Serve the training images, shuffled and augmented; not so for `overfit_batches`."""
+        """Return the loader of the training images, shuffled unless `overfit_batches`."""
         if self.teacher:
             right = "None unless `train_set` lies in memory"
             expect(in_memory(self.train_set) is not None, "teacher", right, self.teacher)
@@ -151,19 +151,19 @@ class FashionMNISTDataModule(ResumableDataModule):
 
     @override
     def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
-        """Serve the validation images; an empty list if there are none."""
+        """Return the loader of the validation images; an empty list if there are none."""
         if not isinstance(self.val_set, IterableDataset) and not len(self.val_set):
             return []
         return self._evaluation(self.val_set)
 
     @override
     def test_dataloader(self) -> DataLoader[Any]:
-        """Serve the official test images."""
+        """Return the loader of the official test images."""
         return self._evaluation(self.test_set)
 
     @override
     def predict_dataloader(self) -> DataLoader[Any]:
-        """Serve the official test images, or the photographs that were named."""
+        """Return the loader of the official test images, or of the photographs."""
         if not self._photos:
             return self._evaluation(self.test_set)
         from fashion_lightning.photos import Photos, collate_photos  # imports PIL

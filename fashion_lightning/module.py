@@ -26,8 +26,8 @@ class FashionMNISTClassifier(SafeLoading, ResumableModule, ScheduledModule, Lean
 
     Images are floats in [0, 1], as torchvision's ToTensor produces them; they are normalized here,
     with constants that checkpoints store. Batches are ``(images, labels, ...)``, or dicts or
-    objects with such names; labels are class numbers ``(N,)`` or soft labels ``(N, num_classes)``.
-    Each step also works alone: in a subclass, under Fabric or by hand.
+    objects that name them; labels are class numbers ``(N,)`` or soft labels ``(N, num_classes)``.
+    Each step can be called without a Trainer: from a subclass, under Fabric or directly.
 
     Each validation of a fit finds the temperature that calibrates the logits (`fit_temperature`, on
     the first loader); checkpoints store it. Evaluation ignores the trainer's mixed precision.
@@ -45,15 +45,15 @@ class FashionMNISTClassifier(SafeLoading, ResumableModule, ScheduledModule, Lean
         optimizer: ``adamw``, or ``sgd`` with Nesterov momentum 0.9.
         lr: Peak learning rate, > 0.
         weight_decay: As the optimizer defines it, >= 0.
-        beta2: AdamW's decay of the running mean of squared gradients, in [0, 1). In runs this short
-            PyTorch's 0.999 remembers the noisy beginning for too long.
+        beta2: AdamW's decay of the running mean of squared gradients, in [0, 1). In runs this
+            short, PyTorch's 0.999 averages over too many of the noisy first steps.
         warmup: Fraction of the steps, in [0, 1], in which the learning rate rises linearly to `lr`;
             then it falls linearly to 0.
         label_smoothing: Probability mass spread over all classes in the first step, in [0, 1).
-        label_smoothing_power: After a fraction t of the steps, `label_smoothing` times (1 - t) to
-            this power remains, >= 0. 0: it stays, which no temperature calibrates.
-        teacher_temperature: Batches with ``teacher_logits`` (`FashionMNISTDataModule`'s `teacher`)
-            aim at the teacher's probabilities at this temperature, > 0, instead of the labels.
+        label_smoothing_power: Exponent p >= 0: after a fraction t of the steps the smoothing is
+            ``label_smoothing * (1 - t) ** p``. 0 keeps it; no temperature then calibrates well.
+        teacher_temperature: Temperature > 0 at which batches with ``teacher_logits`` are trained on
+            the teacher's probabilities instead of the labels.
         flip_averaging: Outside training, average the logits of an image and its mirror image.
         mean: Mean of the pixels, subtracted. The default is that of the 60,000 training images.
         std: Standard deviation of the pixels, > 0, divided by. Default likewise.
@@ -123,8 +123,8 @@ class FashionMNISTClassifier(SafeLoading, ResumableModule, ScheduledModule, Lean
         self.mean = torch.tensor(mean, device="cpu")  # Stored by `SafeLoading`, like the next two.
         self.std = torch.tensor(std, device="cpu")
         self.temperature = torch.tensor(1.0, device="cpu")
-        self._is_calibrating = False  # Whether `forward` leaves out the temperature, and whether it
-        self._is_calibrated = True  # is in what `forward` returns then: an own one may not have it.
+        self._is_calibrating = False  # True while `forward` leaves out the temperature.
+        self._is_calibrated = True  # False once it has; a subclass's `forward` may never do so.
 
     @override
     def forward(self, images: Tensor) -> Tensor:
@@ -190,7 +190,7 @@ class FashionMNISTClassifier(SafeLoading, ResumableModule, ScheduledModule, Lean
 
     @override
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Return the logits of a validation batch; calibrated, except in a fit, before it is."""
+        """Return the logits of a validation batch: uncalibrated in a fit, else calibrated."""
         trainer = self.caller("validation_step")
         self._is_calibrating = trainer is not None and self.is_fitting()
         try:
@@ -215,7 +215,7 @@ class FashionMNISTClassifier(SafeLoading, ResumableModule, ScheduledModule, Lean
         return self._full_logits(images_of(batch)).softmax(dim=1)
 
     def _full_logits(self, images: Tensor) -> Tensor:
-        """Return calibrated logits in any mode, without autocast, in at least 32 bits."""
+        """Return `forward`'s logits without autocast, calibrated in train mode, too."""
         with torch.autocast(images.device.type, enabled=False):
             logits: Tensor = self(images)
         logits = logits if logits.dtype == torch.float64 else logits.float()
@@ -231,7 +231,7 @@ class FashionMNISTClassifier(SafeLoading, ResumableModule, ScheduledModule, Lean
 
     @override
     def on_fit_start(self) -> None:
-        """Train as a whole, also after `from_pretrained`, which sets eval mode."""
+        """Put all layers in train mode; `from_pretrained` returns eval mode."""
         super().on_fit_start()
         if not self.training:
             self.train()

@@ -1,6 +1,6 @@
-"""Everything that exists only for speed; no result depends on it.
+"""Workarounds that save time in each step and change no result.
 
-Each trick has a name in `TRICKS`. ``python tests/benchmarks/speed.py data --without NAME`` measures
+Each has a name in `TRICKS`. ``python tests/benchmarks/speed.py data --without NAME`` measures
 the command with it and without it, side by side.
 """
 
@@ -38,7 +38,7 @@ class LeanModule(LightningModule):
     _compiled: Any = None
 
     def compiled(self, function: Any) -> Any:
-        """Return the function that `setup` has compiled, or else the one that is given."""
+        """Return what `setup` has compiled, or `function` if there is nothing."""
         return self._compiled or function
 
     @override
@@ -75,7 +75,7 @@ class LeanModule(LightningModule):
 
     @override
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Keep the optimizers' states out of denormal numbers."""
+        """Set denormal numbers in the optimizers' states to 0."""
         if batch_idx % _FLUSH_INTERVAL == 0:
             flush_tiny_states(self.trainer.optimizers)
 
@@ -90,7 +90,7 @@ def tune_process() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep the memory that it frees, up to 1 GiB, where the allocator is glibc's.
+    """Make glibc keep up to 1 GiB of freed memory in this process.
 
     glibc returns large blocks to the system after each step; faulting them in again page by page
     took a quarter of a training step of `ConvNet` (12.2 instead of 16.1 s per epoch).
@@ -102,10 +102,10 @@ def keep_freed_memory() -> None:
 
 
 def search_no_driver() -> None:
-    """Take back an environment variable of Lightning's where there is no CUDA.
+    """Unset PYTORCH_NVML_BASED_CUDA_CHECK, which Lightning sets, if there is no CUDA.
 
-    Lightning sets it against trouble with CUDA in forked processes. Without CUDA it only makes
-    PyTorch search for a driver in each step of a fused optimizer: 260 us instead of 2.
+    Lightning sets it to avoid CUDA errors in forked processes. Without CUDA it makes PyTorch search
+    for a driver in each step of a fused optimizer: 260 us instead of 2.
     """
     if not torch.cuda.is_available():
         os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
@@ -113,16 +113,16 @@ def search_no_driver() -> None:
 
 @torch.no_grad()
 def flush_tiny_states(optimizers: Iterable[Optimizer]) -> None:
-    """Set what has decayed below 1e-32 in the optimizers' states to 0, on a CPU.
+    """Set values below 1e-32 in optimizer states on a CPU to 0.
 
     AdamW's running means of gradients that are zero become denormal (below 1e-38) after some
     hundred steps; an update of the weights then takes 1.1 to 1.6 ms instead of 0.25. No weight
     changes: its update would be below 1e-26. `torch.set_flush_denormal` does the same for all
-    computations of the process, and not in threads that have computed before.
+    computations of the process, but not in threads that already exist.
 
     Args:
-        optimizers: Of any kind. To be called every 100 steps, in which a running mean with a decay
-            of 0.9 or more does not get from 1e-32 to 1e-38.
+        optimizers: Any optimizers. Call it every 100 steps: within these, a running mean with a
+            decay >= 0.9 does not fall from 1e-32 to 1e-38.
     """
     for optimizer in optimizers:
         for state in optimizer.state.values():
@@ -133,7 +133,7 @@ def flush_tiny_states(optimizers: Iterable[Optimizer]) -> None:
 
 
 class NoProfiler(PassThroughProfiler):
-    """Lightning's profiler that measures nothing, without building a generator for each action."""
+    """A profiler that does nothing; Lightning's builds a generator for each action."""
 
     @override
     def profile(self, action_name: str) -> Any:
@@ -144,10 +144,11 @@ class NoProfiler(PassThroughProfiler):
 class SteadyProgressBar(TQDMProgressBar):
     """Lightning's progress bar, drawn a few times per second however short a step is.
 
-    Lightning draws it every `refresh_rate` steps, which takes as long as training on 64 images.
+    Lightning draws it every `refresh_rate` steps. One drawing takes as long as a step of
+    64 images.
 
     Args:
-        interval: Seconds between two drawings, >= 0.
+        interval: Least seconds between two drawings, >= 0.
     """
 
     def __init__(self, interval: float = 0.2) -> None:

@@ -31,7 +31,7 @@ def teacher_logits(
     """Return a teacher's calibrated logits of all views of the training images.
 
     The latest result is kept, so that runs over the same images, such as those of several seeds,
-    compute it once. Other images, another teacher or another augmentation are computed anew.
+    compute it once. Any other request is computed again.
 
     Args:
         teacher: Checkpoint of a trained `FashionMNISTClassifier`, or ``pretrained:NAME``.
@@ -64,7 +64,7 @@ def teacher_logits(
 
 @torch.no_grad()
 def _predict(path: Path, images: Tensor, augmentation: Augmentation, precision: Any) -> Tensor:
-    from rich.console import Console  # Few runs have a teacher.
+    from rich.console import Console  # Only runs with a teacher need it.
     from rich.progress import Progress
 
     classifier = FashionMNISTClassifier.load_from_checkpoint(path).eval().to(images.device)
@@ -95,7 +95,7 @@ def _predict(path: Path, images: Tensor, augmentation: Augmentation, precision: 
                 logits[rows, number_of[flip, down, right]] = classifier(batch).float()
             progress.advance(task, (rows.stop - rows.start) * side**2)
     if flips == 1 and augmentation.horizontal_flip:
-        # The mirror of an image moved to the right is the mirror image moved to the left.
+        # Mirroring an image shifted right equals shifting its mirror image left.
         for down, right in product(range(side), range(side)):
             mirrored = number_of[0, down, side - 1 - right]
             logits[:, number_of[1, down, right]] = logits[:, mirrored]

@@ -1,4 +1,4 @@
-"""Callbacks for any Trainer, one a file."""
+"""Callbacks for any Trainer."""
 
 from fashion_lightning.callbacks.best_and_last import BestAndLast, Interrupted
 from fashion_lightning.callbacks.prediction_writer import PredictionWriter

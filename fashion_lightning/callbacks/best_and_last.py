@@ -58,7 +58,7 @@ class BestAndLast(ModelCheckpoint):
             the first logger, or in the trainer's `default_root_dir`.
         monitor: The metric that decides which weights are best. Every validation must log it.
         mode: ``min`` or ``max``: whether lower or higher is better.
-        every_n_train_steps: Also write ``last.ckpt`` every so many optimizer steps, >= 1.
+        every_n_train_steps: Also write ``last.ckpt`` every N optimizer steps, >= 1.
 
     Raises:
         MisconfigurationException: When training starts, if another callback would write the same
@@ -109,7 +109,7 @@ class BestAndLast(ModelCheckpoint):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Determine the folder."""
+        """Determine the folder, and reset the score of an earlier run."""
         with warnings.catch_warnings():  # Replacing these files is intended.
             warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
             super().setup(trainer, pl_module, stage)
@@ -145,18 +145,18 @@ class BestAndLast(ModelCheckpoint):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse callbacks that would conflict, and start to listen for signals."""
+        """Refuse callbacks that would conflict, and install signal handlers."""
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if callback is not self:
                 self._refuse(callback)
         self._signal, self._is_stopping, self._handlers = None, False, {}
-        # Only a main thread can listen. After an exception, Lightning restores the handlers.
+        # Only the main thread can install them; after an exception, Lightning restores them.
         if not trainer.fast_dev_run and current_thread() is main_thread():  # type: ignore[attr-defined]
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._handlers[number] = signal.signal(number, self._note_signal)
 
     def _note_signal(self, number: int, frame: FrameType | None) -> None:
-        """Note a signal; a second one has its usual effect."""
+        """Note a signal and restore the previous handlers, which get a second one."""
         self._signal, previous = number, self._handlers.get(number)
         self._restore_handlers()
         if isinstance(getattr(previous, "__self__", None), BestAndLast):
@@ -185,7 +185,7 @@ class BestAndLast(ModelCheckpoint):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Stop here, after the metrics of the saved step have been logged."""
+        """Stop after a signal; the metrics of the saved step are logged by now."""
         self._stop_if_due()
 
     @override
@@ -220,8 +220,8 @@ class BestAndLast(ModelCheckpoint):
         is_better = torch.lt if self.mode == "min" else torch.gt
         if not score.isnan() and (best is None or is_better(self.current_score, best)):
             self._set_best(self.current_score)
-            # After the last batch of an epoch, one file soon serves as best and last, if nobody
-            # changes the weights in between and its replacement never writes into it.
+            # After an epoch's last batch, `on_train_epoch_end` saves once and links both names,
+            # unless another hook may change the weights.
             self._is_due = trainer.is_last_batch and not _may_change(trainer, pl_module)
             if not self._is_due:
                 trainer.save_checkpoint(self.best_model_path, self.save_weights_only)
@@ -301,12 +301,12 @@ class BestAndLast(ModelCheckpoint):
 
 
 def _replaces_files(trainer: Trainer) -> bool:
-    """Return whether checkpoints replace files: others may write into one that has two names."""
+    """Return whether checkpoints replace files instead of overwriting them: links are safe."""
     return type(trainer.strategy.checkpoint_io) is AtomicCheckpointIO
 
 
 def _may_change(trainer: Trainer, pl_module: LightningModule) -> bool:
-    """Return whether somebody may change, or average, weights when an epoch ends."""
+    """Return whether a hook may change, or average, the weights when the epoch ends."""
     harmless = (ModelCheckpoint, EarlyStopping, ProgressBar, Timer)
     own = (LightningModule.on_train_epoch_end, FashionMNISTClassifier.on_train_epoch_end)
     return type(pl_module).on_train_epoch_end not in own or any(
@@ -317,7 +317,7 @@ def _may_change(trainer: Trainer, pl_module: LightningModule) -> bool:
 
 
 def _link(file: Path, name: Path) -> None:
-    """Give a file a second name, which may be another file's; at any moment there is one."""
+    """Link `name` to `file`, replacing `name` atomically."""
     with replacing(name) as new:
         try:
             os.link(file, new)

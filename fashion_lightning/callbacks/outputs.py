@@ -1,4 +1,4 @@
-"""What the writers take from any trainer and module: folder, class names, probabilities."""
+"""Helpers of the writers: run folder, class names, samplers, checks of predictions."""
 
 import os
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ def run_folder(trainer: Trainer) -> Path:
     It is the folder in which `ModelCheckpoint` makes its own: the first logger's of this run, also
     with loggers whose `log_dir` is that of all runs (such as wandb's and MLflow's).
     """
-    log_dir, root = trainer.log_dir, trainer.default_root_dir  # `log_dir` is a collective call.
+    log_dir, root = trainer.log_dir, trainer.default_root_dir  # Reading `log_dir` broadcasts.
     logger = trainer.loggers[0] if trainer.loggers else None
     if logger is not None and not isinstance(logger, CSVLogger | TensorBoardLogger):
         version = "" if logger.version is None else logger.version

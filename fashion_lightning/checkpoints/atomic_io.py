@@ -1,4 +1,4 @@
-"""Checkpoints on the disk: at any moment the old one or the new one, never half of one."""
+"""Atomic checkpoints: a file is the old one or the new one."""
 
 import io
 from pathlib import Path
@@ -13,7 +13,7 @@ from fashion_lightning.checkpoints.reading import is_safetensors, read_checkpoin
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and then renames it.
+    """Writes a checkpoint to a temporary file and renames it.
 
     A plugin for any Trainer: ``Trainer(plugins=AtomicCheckpointIO())``. It also takes half the time
     of Lightning's own, which copies the file once more.
@@ -34,7 +34,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             OSError: If it cannot be written. A file that was at `path` stays as it was.
         """
-        if "://" in str(path):  # On another machine, it is for others to write.
+        if "://" in str(path):  # Lightning writes URLs.
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         content = io.BytesIO()

@@ -38,22 +38,22 @@ class SafeLoading(LightningModule):
     ) -> Self:
         """Build the module that a checkpoint, or a ``.safetensors`` export of one, describes.
 
-        Nothing in the file can run code, and only this package's networks are built because it
-        names them: for another one, give `network`.
+        By default the file cannot run code, and only this package's networks are rebuilt: for
+        another one, give `network`.
 
         Args:
             checkpoint_path: The file, or its path.
             map_location: Where to put the weights. None: where they were.
             hparams_file: A YAML file with hyperparameters to use instead.
             strict: Whether names of all weights must match. None: yes.
-            weights_only: False trusts the file: whatever is in it is unpickled, and may run code,
-                and networks of any class are built. None: True.
+            weights_only: False unpickles any object, which may run code, and builds networks of any
+                class. None: True.
             **kwargs: Hyperparameters to use instead.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If it is not a checkpoint of this class, of another network, or names one
-                that is not this package's.
+            ValueError: If it is no checkpoint of this class, holds another network's weights, or
+                names a network that is not this package's.
         """
         is_trusted = weights_only is False
         if isinstance(checkpoint_path, str) and "://" in checkpoint_path:
@@ -71,7 +71,7 @@ class SafeLoading(LightningModule):
         module: Self = super().load_from_checkpoint(
             checkpoint_path, map_location, hparams_file, strict, not is_trusted, **kwargs
         )
-        for name in {"mean", "std"} & {*kwargs}:  # Loading has set those of the checkpoint.
+        for name in {"mean", "std"} & {*kwargs}:  # Loading has overwritten them.
             getattr(module, name).fill_(kwargs[name])
         return module
 
@@ -100,7 +100,7 @@ class SafeLoading(LightningModule):
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """Load weights as every module does, with a shorter refusal.
+        """Load weights; refuse another network's in one sentence.
 
         Raises:
             ValueError: If `strict` and they are another network's.

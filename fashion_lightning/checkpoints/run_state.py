@@ -1,4 +1,4 @@
-"""What a continued run needs beyond weights: random numbers, and the sums of its running epoch."""
+"""State for continuing a run: random numbers, and the sums of the running epoch."""
 
 from importlib.metadata import version
 from typing import Any
@@ -13,7 +13,7 @@ from fashion_lightning.training.optimizers import check_continued
 
 
 class ResumableModule(EpochModule):
-    """An `EpochModule` whose continued run ends with the bits of one never interrupted."""
+    """An `EpochModule` that continues a run bit for bit."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class ResumableModule(EpochModule):
 
     @override
     def on_train_start(self) -> None:
-        """Continue with the random numbers of the run that is continued."""
+        """Restore the random states of the run that is continued."""
         if self._rng_states:
             torch.set_rng_state(self._rng_states["cpu"])
             if "cuda" in self._rng_states and self.device.type == "cuda":
@@ -37,7 +37,7 @@ class ResumableModule(EpochModule):
             FloatingPointError: If a loss or a weight is not finite.
         """
         checkpoint["fashion_lightning_version"] = version("fashion-lightning")
-        # A callback may have put averaged weights there; these are the ones that were validated.
+        # Callbacks may have averaged the weights; this temperature is of the last validation.
         checkpoint["state_dict"]["temperature"] = self.temperature.clone()
         self.check_loss()
         if self.trainer.optimizers:
@@ -53,7 +53,7 @@ class ResumableModule(EpochModule):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take what `on_save_checkpoint` has added, if training continues."""
+        """Restore what `on_save_checkpoint` has added, if training continues."""
         if self.is_fitting():
             check_continued(self.hparams, checkpoint.get("hyper_parameters", {}))
             self._rng_states = checkpoint.get("rng_states", {})

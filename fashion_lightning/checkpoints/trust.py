@@ -1,4 +1,4 @@
-"""What a checkpoint may cause: which networks it builds, which arguments and weights it sets.
+"""Limits on a checkpoint: which networks it builds, which arguments and weights it sets.
 
 A checkpoint may come from anywhere. PyTorch reads plain values and tensors only, but Lightning
 would import and build whatever class a checkpoint names as its network.
@@ -40,7 +40,7 @@ def check_network(content: Mapping[str, Any]) -> None:
     """Refuse to build a network that is not this package's because a checkpoint names it.
 
     Raises:
-        ValueError: If the hyperparameters name another one, or build one from more than numbers.
+        ValueError: If the hyperparameters name another one, or build one from other than ints.
     """
     named = content["hyper_parameters"].get("network")
     if named is None:
@@ -104,7 +104,7 @@ def check_weights(module: nn.Module, state_dict: Mapping[str, Any]) -> None:
         state_dict: Names and tensors.
 
     Raises:
-        ValueError: If a name or a shape differs; names the first.
+        ValueError: If a name or a shape differs; the message names the first.
     """
     own = {
         name: tuple(tensor.shape)

@@ -1,8 +1,8 @@
-"""Data sets of images as batches: a whole batch by one indexing operation.
+"""Data sets that return a whole batch by one indexing operation.
 
-A network this small computes faster than a DataLoader collects single images. `ImageDataset`
-therefore holds all images in memory and takes a batch at once; `AugmentedDataset` does the same,
-image by image, for data sets of any other kind. This file knows tensors only.
+A DataLoader collects single images more slowly than this network trains on them. `ImageDataset`
+holds all images in memory and takes a batch at once; `AugmentedDataset` augments data sets of any
+other kind, image by image.
 """
 
 import operator
@@ -19,7 +19,7 @@ from fashion_lightning.arguments import expect
 from fashion_lightning.data.parts import name_of_images
 
 NO_IMAGE = -(2**62)
-"""The only index of a process that has no batch; it stands for an empty batch."""
+"""The index that stands for an empty batch, for a process without images."""
 
 
 def count_batches(
@@ -99,7 +99,8 @@ class AugmentedDataset(Dataset[Any]):
     """A data set whose samples begin with an image tensor ``(..., H, W)``, with its views.
 
     A DataLoader finds view `v` of image `i` at index ``i + v * len(self)`` (`ShuffledSampler` draws
-    such indices). Everybody else sees the images as they are.
+    such indices). Plain indexing and iteration return
+    the images unchanged.
 
     Args:
         dataset: A map-style data set.
@@ -182,7 +183,7 @@ class ImageDataset(AugmentedDataset):
         self.augmentation = augmentation or Augmentation(horizontal_flip=False, shift=0)
         self.teacher_logits = teacher_logits
         self._views = self.augmentation.views(self.images)
-        if not self.augmentation.shift:  # Mirror images follow the images: an index finds both.
+        if not self.augmentation.shift:  # Images and, behind them, their mirror images.
             self._images = self._views[:, 0, 0]
             self._others = [torch.cat([part] * len(self.augmentation)) for part in self.others]
 
@@ -206,7 +207,7 @@ class ImageDataset(AugmentedDataset):
         """Return several images at once, in memory of their own."""
         if len(indices) == 0 or indices[0] == NO_IMAGE:
             return self.take(torch.empty(0, dtype=torch.int64))
-        # By way of an array, eight times as fast as `torch.tensor(indices)`.
+        # Through an array, eight times as fast as `torch.tensor(indices)`.
         index = torch.frombuffer(array("q", indices), dtype=torch.int64)
         return self.take(torch.where(index < 0, index + len(self), index))
 
@@ -229,7 +230,7 @@ class ImageDataset(AugmentedDataset):
 
 
 class Samples(Sequence[tuple[Tensor, ...]]):
-    """Samples that were taken together: a list of tuples to others, a batch to `collate`.
+    """Samples taken together: a sequence of tuples, which `collate` joins without copying.
 
     Args:
         columns: For each part of a sample (image, label), all of them in one tensor.
@@ -280,7 +281,7 @@ def in_memory(dataset: Any) -> tuple[Tensor, ...] | None:
 
     Args:
         dataset: PyTorch's `TensorDataset`, a `Subset` of one, or a `ConcatDataset` of such. A
-            subclass of theirs may do more than index tensors and counts as another kind.
+            subclass may override indexing and counts as another kind.
     """
     if type(dataset) is Subset:
         tensors = in_memory(dataset.dataset)

@@ -27,11 +27,11 @@ from fashion_lightning.data.sampling import ShuffledSampler, TurnsSampler
 class ResumableLoader(DataLoader[Any]):
     """A DataLoader with a `ShuffledSampler` that can continue inside an epoch.
 
-    Its state is the place of its newest iterator, unless `place` says where training stands. With
-    another sampler, which Lightning may put in the place of ours, it is a plain DataLoader.
+    Its state is the position of its newest iterator, or `place()` if that is set. With another
+    sampler, such as Lightning's, it is a plain DataLoader.
 
     Attributes:
-        place: Returns the running epoch and how many of its batches this process has had.
+        place: Returns the running epoch and how many of its batches this process has processed.
     """
 
     place: Callable[[], tuple[int, int]] | None = None
@@ -44,7 +44,7 @@ class ResumableLoader(DataLoader[Any]):
         if sampler is None:
             yield from super().__iter__()
             return
-        epoch, skipped = sampler.epoch, sampler.batches_to_skip  # The sampler moves on by itself.
+        epoch, skipped = sampler.epoch, sampler.batches_to_skip  # The sampler increments its epoch.
         for number, batch in enumerate(self._batches(sampler), skipped + 1):
             self._newest = epoch, number
             yield batch
@@ -86,12 +86,12 @@ class LoaderFactory:
     """Makes the loaders of all stages, over data sets of any kind.
 
     Args:
-        num_workers: A DataLoader's.
-        pin_memory: A DataLoader's.
-        trainer: Lightning's Trainer, if there is one: names the device and the processes.
+        num_workers: As in `DataLoader`.
+        pin_memory: As in `DataLoader`.
+        trainer: Lightning's Trainer, which determines device and processes, or None.
 
     Attributes:
-        device: Where images in memory lie, unless workers or pinned pages keep them on the CPU.
+        device: Device of images in memory, unless workers or pinned memory keep them on the CPU.
         share: `rank` and `num_replicas`, as samplers take them.
     """
 
@@ -121,7 +121,7 @@ class LoaderFactory:
             dataset: Training images and labels.
             batch_size: Images in a batch of one process.
             horizontal_flip: Probability that an image is mirrored.
-            shift: Pixels by which images are moved at most.
+            shift: Largest shift of an image in each direction, in pixels.
             teach: Returns a teacher's logits of all views of images in memory, ``(N, views, C)``.
 
         Raises:
@@ -131,7 +131,7 @@ class LoaderFactory:
             return self.evaluation(dataset, batch_size)  # the same few batches in every epoch
         augmentation = Augmentation(bool(horizontal_flip), shift)
         if isinstance(dataset, IterableDataset):
-            right = "0 with an IterableDataset, which has no order of its own to augment"
+            right = "0 with an IterableDataset, whose images have no index to augment by"
             expect(not horizontal_flip, "horizontal_flip", right, horizontal_flip)
             expect(not shift, "shift", right, shift)
             return self.evaluation(dataset, batch_size)
@@ -207,7 +207,7 @@ class LoaderFactory:
 
 
 def running(trainer: Any) -> Any:
-    """Return a trainer while it runs; None afterwards, when somebody else uses the loaders."""
+    """Return a trainer while it runs, else None."""
     return trainer if trainer and trainer.state.status == TrainerStatus.RUNNING else None
 
 
@@ -216,7 +216,7 @@ def _place(trainer: Any) -> tuple[int, int]:
     loop = trainer.fit_loop
     progress = loop.epoch_progress.current
     is_inside = progress.started > progress.completed
-    # Not those that have begun: Lightning repeats a batch in which something went wrong.
+    # Processed batches, not started ones: Lightning repeats a batch that raised.
     batches = loop.epoch_loop.batch_progress.current.processed
     return trainer.current_epoch, batches if is_inside else 0
 
@@ -226,11 +226,11 @@ def pads_evaluation(trainer: Any, choice: bool | None, ours: type) -> bool:
 
     Args:
         trainer: Lightning's Trainer, or None.
-        choice: What a user has chosen. None: nothing.
-        ours: A class whose steps do not synchronize, and need no padding.
+        choice: The data module's `pad_evaluation`.
+        ours: A class whose steps need no padding.
     """
     if trainer and trainer.predicting:
-        return False  # as Lightning's own sampler for predictions
+        return False  # Lightning's own sampler for predictions does not pad either.
     if trainer is None or choice is not None:
         return choice is not False
     stage, module = "test" if trainer.testing else "validation", type(trainer.lightning_module)

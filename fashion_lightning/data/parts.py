@@ -11,7 +11,7 @@ _LABELS = ("labels", "label", "targets", "target", "y")
 
 
 def images_of(batch: Any) -> Tensor:
-    """Return the images of a batch: itself, its first part, or the one with such a name.
+    """Return the images of a batch: itself, its first part, or the value under a known name.
 
     Raises:
         ValueError: If there are none.
@@ -57,14 +57,14 @@ def images_and_labels(batch: Any) -> tuple[Tensor, Tensor]:
 
 
 def name_of_images(sample: Any) -> str | None:
-    """Return under which name a dict holds an image ``(..., H, W)``; None if it is no such dict."""
+    """Return the key under which a dict holds an image ``(..., H, W)``, or None."""
     names = _IMAGES if isinstance(sample, Mapping) else ()
     images = (name for name in names if isinstance(sample.get(name), Tensor))
     return next((name for name in images if sample[name].dim() > 1), None)
 
 
 def hard(labels: Tensor) -> Tensor:
-    """Return class numbers ``(N,)``: of soft labels ``(N, C)``, the class of the largest."""
+    """Return class numbers ``(N,)``: the labels, or the argmax of soft labels ``(N, C)``."""
     return labels.argmax(dim=1) if labels.dim() == 2 else labels
 
 

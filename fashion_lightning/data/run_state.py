@@ -17,7 +17,7 @@ class ResumableDataModule(LightningDataModule):
 
     Attributes:
         val_size: Images held out for validation.
-        split_seed: What they were drawn from.
+        split_seed: Seed of the split.
         split_digest: Checksum of their indices, known after `setup`.
     """
 
@@ -27,7 +27,7 @@ class ResumableDataModule(LightningDataModule):
     _interrupted: dict[str, Any] | None = None  # state of an epoch that is to continue
 
     def continued(self, loader: DataLoader[Any]) -> DataLoader[Any]:
-        """Return a training loader where the interrupted epoch continues.
+        """Return the loader, positioned where an interrupted epoch stopped.
 
         Lightning also keeps the state of loaders, but fails to restore it where a module has asked
         for `estimated_stepping_batches`, as those with a schedule do.
@@ -50,7 +50,7 @@ class ResumableDataModule(LightningDataModule):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take what a checkpoint records; warn if its split is another one."""
+        """Restore the state; warn if the checkpoint has another split."""
         if self.trainer and self.trainer.state.fn == TrainerFn.FITTING:
             self._interrupted = state_dict.get("train")
         difference = differing_split(self.state_dict(), state_dict)
@@ -58,5 +58,5 @@ class ResumableDataModule(LightningDataModule):
             rank_zero_warn(difference)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy needs: not the trainer."""
+        """Return the attributes without the trainer, for copies and pickles."""
         return {**self.__dict__, "trainer": None}

@@ -1,7 +1,6 @@
-"""The order of images: in training shuffled, in evaluation as they are; for one process or several.
+"""The order of images: shuffled in training, unchanged in evaluation.
 
-Both samplers deal out whole batches in turns: of batches 0, 1, 2, ... process `rank` gets every
-`num_replicas`-th, beginning with its own number.
+Both samplers assign whole batches round-robin: process r of n gets batches r, r + n, r + 2n, ...
 """
 
 from collections.abc import Iterator
@@ -19,10 +18,10 @@ from fashion_lightning.data.batches import NO_IMAGE, Augmentation, count_batches
 
 
 class _InTurns(DistributedSampler[int]):
-    """A `DistributedSampler`, which Lightning and Fabric therefore leave in its place.
+    """A `DistributedSampler`, so that Lightning and Fabric do not replace it.
 
     Where `rank` and `num_replicas` are not given, those of `torch.distributed` count when an epoch
-    begins: a loader may be made before the processes know each other.
+    begins: a loader may be built before the process group.
     """
 
     def __init__(
@@ -34,7 +33,7 @@ class _InTurns(DistributedSampler[int]):
         num_replicas: int | None = None,
     ) -> None:
         at_least(1, batch_size=batch_size)
-        # The parent's constructor would settle the processes, and lengths that follow from them.
+        # The parent's constructor would fix rank, number of processes and lengths now.
         self.dataset: Any = dataset
         self.batch_size = batch_size
         self.epoch = self.seed = 0
@@ -99,14 +98,14 @@ class ShuffledSampler(_InTurns):
     Images that do not fill a batch for every process are left out.
 
     Each iteration is the next epoch. After `set_epoch`, which Lightning and Fabric call before each
-    epoch, iterations are of that epoch, however often somebody looks into it.
+    epoch, every iteration is of that epoch.
 
     Args:
         dataset: Has a length.
         batch_size: Images in a batch of one process, at least 1.
         seed: Source of order and augmentation.
         horizontal_flip: Probability that an image is mirrored, in [0, 1].
-        shift: Images are moved by up to so many pixels in each direction, in 0 ... 27.
+        shift: Largest shift of an image in each direction, in pixels, 0 ... 27.
         rank: Number of this process. None: that of `torch.distributed`.
         num_replicas: Number of processes. None: likewise.
 
@@ -156,11 +155,11 @@ class ShuffledSampler(_InTurns):
         self._is_set = True
 
     def start_at(self, epoch: int, images: int) -> None:
-        """Let the next iteration be `epoch` without the images that came already.
+        """Start the next iteration inside `epoch`, after the images that were used already.
 
         Args:
             epoch: Its number, from 0.
-            images: How many images of it all processes together have had.
+            images: How many images of it all processes together have used.
 
         Raises:
             ValueError: If no batch begins there.

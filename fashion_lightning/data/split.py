@@ -43,7 +43,7 @@ SPLIT = ("split_seed", "val_size", "split_digest")
 
 
 def differing_split(own: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
-    """Return a warning if the split of a checkpoint is another one, or None.
+    """Return a warning if a checkpoint's split differs, else None.
 
     Args:
         own: The values of `SPLIT` of this run; its digest may be unknown (None).

@@ -1,4 +1,4 @@
-"""Temperature scaling: one number that makes a trained network's confidence a probability."""
+"""Temperature scaling: dividing logits by one fitted number calibrates confidences."""
 
 import math
 
@@ -8,9 +8,9 @@ from torch import Tensor
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """Return the temperature T with which softmax(logits / T) predicts labels best.
+    """Return the T that minimizes the negative log-likelihood of softmax(logits / T).
 
-    Minimizes the mean negative log-likelihood over log T by L-BFGS. Dividing by a positive number
+    L-BFGS over log T finds it. Dividing by a positive number
     keeps the order of the logits: no prediction changes.
 
     Source: Guo et al. 2017, section 4.2, https://arxiv.org/abs/1706.04599

@@ -1,4 +1,4 @@
-"""A LightningModule that accumulates what the steps of an epoch return, and logs it at its end."""
+"""A LightningModule that accumulates step outputs and logs metrics when the epoch ends."""
 
 from typing import Any
 
@@ -17,11 +17,10 @@ from fashion_lightning.training.optimizers import learning_rates
 class EpochModule(LightningModule):
     """Accumulates training steps and evaluated logits in metrics, each reset with its epoch.
 
-    Nothing is computed where nothing was collected, and nothing is collected when somebody else
-    than the trainer calls a step.
+    Steps that are not called by the trainer are not accumulated.
 
     Attributes:
-        temperature: Divides the logits of evaluation.
+        temperature: Divisor of the logits in evaluation.
     """
 
     temperature: Tensor
@@ -41,7 +40,7 @@ class EpochModule(LightningModule):
         return self._trainer if self._current_fx_name == step else None
 
     def is_fitting(self) -> bool:
-        """Return whether a trainer is fitting, be it in training or in its validation."""
+        """Return whether a trainer is fitting, including the validation of a fit."""
         trainer = self._trainer  # `trainer` raises where there is none.
         return trainer is not None and trainer.state.fn == TrainerFn.FITTING
 
@@ -56,7 +55,7 @@ class EpochModule(LightningModule):
         step = self.global_step
         self._steps.note(step, loss, logits, labels)
         self._is_noted = True
-        # Several optimizers count steps in another way, and Lightning leaves out what is too much.
+        # Manual optimization may take several steps per batch: Lightning drops what is too much.
         interval = trainer.log_every_n_steps if self.automatic_optimization else 1  # type: ignore[attr-defined]
         if interval and (step + 1) % interval == 0:
             self.check_loss()
@@ -74,19 +73,19 @@ class EpochModule(LightningModule):
         return outputs.result() if outputs else None
 
     def calibrate(self, logits: Tensor, labels: Tensor) -> None:
-        """Set the temperature by validation images."""
+        """Fit the temperature to validation images."""
         self.temperature.fill_(fit_temperature(logits, labels))
         self._has_calibrated = True
 
     @override
     def on_train_start(self) -> None:
-        """Begin without a temperature of this fit."""
+        """Note that this fit has found no temperature yet."""
         self._has_calibrated = False
         super().on_train_start()
 
     @override
     def on_train_end(self) -> None:
-        """Warn if the temperature is one of other weights."""
+        """Warn if the temperature was fitted to other weights."""
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
         averages = any(isinstance(each, StochasticWeightAveraging) for each in callbacks)
         if self.temperature != 1 and (averages or not self._has_calibrated):
@@ -98,7 +97,7 @@ class EpochModule(LightningModule):
 
     @override
     def on_train_epoch_start(self) -> None:
-        """Forget what an interrupted epoch may have left."""
+        """Discard the steps of an interrupted epoch."""
         self._steps.reset()
 
     @override
@@ -119,7 +118,7 @@ class EpochModule(LightningModule):
         self.check_loss()
         self._steps.add()
         loss, correct, num_images = self._steps.totals.sums()
-        # Before the checkpoint of this epoch is written, and not when the next one starts.
+        # Here, so that this epoch's checkpoint does not hold its sums.
         self._steps.reset()
         if num_images:
             self._log_total("train_loss", loss / num_images, prog_bar=True)
@@ -127,12 +126,12 @@ class EpochModule(LightningModule):
 
     @override
     def on_validation_start(self) -> None:
-        """Forget what an interrupted evaluation may have left."""
+        """Discard the outputs of an interrupted evaluation."""
         self._outputs.clear()
 
     @override
     def on_test_start(self) -> None:
-        """Forget what an interrupted evaluation may have left."""
+        """Discard the outputs of an interrupted evaluation."""
         self._outputs.clear()
 
     @override
@@ -141,8 +140,8 @@ class EpochModule(LightningModule):
         self.log_evaluation("test", is_calibrated=True)
 
     def log_evaluation(self, stage: str, *, is_calibrated: bool) -> None:
-        """Log the metrics of an epoch of evaluation, of each loader, and forget its logits."""
-        loaders = {index: key for key in self._outputs if key[0] == stage for index in key[1:]}
+        """Log the metrics of each loader and discard its logits."""
+        loaders = {key[1]: key for key in self._outputs if key[0] == stage}
         for index, key in sorted(loaders.items()):
             logits, labels = self._outputs.pop(key).result()
             if not is_calibrated:
@@ -172,7 +171,7 @@ class EpochModule(LightningModule):
             raise self.diverged(f"The loss is {loss}", step)
 
     def diverged(self, what: str, step: int) -> FloatingPointError:
-        """Return the error that ends a run."""
+        """Return the error for a diverged run."""
         rates = learning_rates(self.trainer)
         advice = f" The learning rate is {rates[0]:.3g}; a lower `lr` may help." if rates else ""
         return FloatingPointError(f"{what} at step {step}, and training has ended.{advice}")

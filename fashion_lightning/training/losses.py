@@ -15,7 +15,7 @@ def distillation_loss(logits: Tensor, teacher: Tensor, temperature: float) -> Te
         temperature: Divides both, > 0.
 
     Returns:
-        The mean, a scalar, times the squared temperature, which keeps the size of gradients.
+        The mean, a scalar, times the squared temperature, which keeps gradients independent of it.
     """
     targets = (teacher / temperature).softmax(dim=1)
     return F.cross_entropy(logits / temperature, targets) * temperature**2

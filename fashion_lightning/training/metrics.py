@@ -1,4 +1,4 @@
-"""What an epoch accumulates, as metrics of torchmetrics, and numbers about an evaluated set."""
+"""Accumulators of an epoch, and metrics of an evaluated set."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -65,7 +65,7 @@ class TrainingTotals(Metric):
 
     @override
     def compute(self) -> dict[str, float]:
-        """Return ``loss`` and ``acc`` of the images of all processes; nothing if there are none."""
+        """Return ``loss`` and ``acc`` of the images of all processes; ``{}`` without images."""
         loss, correct, num_images = self.totals.tolist()
         return {"loss": loss / num_images, "acc": correct / num_images} if num_images else {}
 
@@ -82,10 +82,10 @@ class TrainingTotals(Metric):
 
 
 class Steps:
-    """Training steps that are not in `totals` yet: adding 512 together costs a tenth each.
+    """Buffers training steps: adding 512 at once costs a tenth per step.
 
     Args:
-        totals: Where they are added.
+        totals: Metric to add them to.
     """
 
     def __init__(self, totals: TrainingTotals) -> None:
@@ -95,11 +95,11 @@ class Steps:
     def note(self, step: int, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Keep a step: its number, and what `TrainingTotals.update` takes."""
         self._noted.append((step, loss.detach(), logits.detach(), labels))
-        if len(self._noted) >= 512:
+        if len(self._noted) >= 512 and not self.first_not_finite():
             self.add()
 
     def drop(self) -> None:
-        """Forget the latest step, which was not taken."""
+        """Forget the latest step, which Lightning skipped."""
         del self._noted[-1:]
 
     def add(self) -> None:
@@ -119,7 +119,7 @@ class Steps:
     def first_not_finite(self) -> tuple[int, float] | None:
         """Return step and value of the first loss that is not finite, or None.
 
-        Only the latest is looked at: after a loss that is not finite, no later one is.
+        Only the latest is checked: after a loss that is not finite, all later ones are not.
         """
         if not self._noted or self._noted[-1][1].isfinite():
             return None
@@ -131,11 +131,11 @@ class Steps:
 class Outputs(Metric):
     """All logits and labels of an evaluated set, in the order of its batches.
 
-    Processes are expected to take turns, as with `TurnsSampler`; the result is then the same for
-    any number of them.
+    Batches must be assigned round-robin, as by `TurnsSampler`; the result is then the same for any
+    number of processes.
 
     Args:
-        once: Whether of images with the same place only one counts.
+        once: Whether to keep one image per place only.
 
     Example:
         >>> outputs = Outputs()
@@ -145,7 +145,7 @@ class Outputs(Metric):
         (torch.float64, tensor([0, 1, 2]))
     """
 
-    full_state_update = True  # The place of a batch is its number among all batches.
+    full_state_update = True  # `update` depends on the number of earlier batches.
     logits: list[Tensor]
     labels: list[Tensor]
     turns: list[Tensor]  # for each image, the number of its batch among those of all processes
@@ -188,7 +188,7 @@ class Outputs(Metric):
 
     @override
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
-        """Append the batches of another one."""
+        """Append the batches of another `Outputs`."""
         state = incoming_state if isinstance(incoming_state, dict) else vars(incoming_state)
         logits, labels, turns = (
             [value] if isinstance(value, Tensor) else value

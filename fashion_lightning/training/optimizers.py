@@ -51,7 +51,7 @@ def make_optimizer(
 
 
 def check_continued(own: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:
-    """Refuse to continue a run with other arguments of its optimizer, which would have no effect.
+    """Refuse optimizer arguments that the checkpoint's optimizer state would override.
 
     Args:
         own: The hyperparameters of this module.

@@ -1,4 +1,4 @@
-"""What changes over a run: the learning rate, and anything that decays."""
+"""The learning-rate schedule, and the decay of label smoothing."""
 
 import math
 from typing import Any
@@ -27,7 +27,7 @@ def lr_factor(step: int, total_steps: int, warmup: float) -> float:
 
 
 def decay(step: int, total_steps: float, power: float) -> float:
-    """Return which fraction of something remains that decays to 0 over a run.
+    """Return the remaining fraction of a quantity that decays to 0 over a run.
 
     Args:
         step: Number of the optimizer step, from 0.
@@ -42,7 +42,7 @@ def decay(step: int, total_steps: float, power: float) -> float:
 
 
 def planned_steps(trainer: Trainer) -> float:
-    """Return the optimizer steps of a fit in all, or infinity if it has no known end."""
+    """Return the total number of optimizer steps of a fit, or infinity without a known end."""
     steps, epochs = trainer.estimated_stepping_batches, trainer.max_epochs or -1
     schedulers: list[GradientAccumulationScheduler] = [
         each
@@ -60,8 +60,8 @@ def planned_steps(trainer: Trainer) -> float:
 class WarmupLR(LRScheduler):
     """A learning rate that rises and falls linearly, see `lr_factor`; constant until `settle`.
 
-    The number of steps is known only when training begins: asking for it earlier makes Lightning
-    load the training batches, and forget where a continued run stands in them.
+    The number of steps is known only when training begins: asking earlier makes Lightning build the
+    training loader, and lose the position of a continued run.
 
     Args:
         optimizer: Its rates are the peaks.
@@ -90,7 +90,7 @@ class WarmupLR(LRScheduler):
         return self.scale * lr_factor(self.last_epoch, int(self.total_steps), self.warmup)
 
     def settle(self, lr: float, total_steps: float) -> None:
-        """Take what is known when training begins; warn if a continued rate leaps.
+        """Set the rate when training begins; warn if the rate of a continued run jumps.
 
         Args:
             lr: The module's learning rate now.
@@ -103,19 +103,20 @@ class WarmupLR(LRScheduler):
             if self.last_epoch and abs(rate - group["lr"]) > 1e-6 * group["initial_lr"]:
                 rank_zero_warn(
                     f"The learning rate goes on with {rate:.3g} instead of {group['lr']:.3g}: "
-                    f"this run plans {total_steps:,} steps, the one that is continued planned "
-                    "another number."
+                    f"this run plans {total_steps:,} steps, and the one that is continued planned "
+                    "another number, `lr` or `warmup`."
                 )
             group["lr"] = rate
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state, also one of the `LambdaLR` of version 0.1."""
-        super().load_state_dict({k: v for k, v in state_dict.items() if k != "lr_lambdas"})
+        """Load a state, also one of the `LambdaLR` of version 0.1; `warmup` stays."""
+        names = state_dict.keys() - {"lr_lambdas", "warmup"}
+        super().load_state_dict({name: state_dict[name] for name in names})
 
 
 class ScheduledModule(LightningModule):
-    """A LightningModule that spreads a `WarmupLR`, and what decays, over the steps of its fit.
+    """A LightningModule whose `WarmupLR` and decays span the steps of its fit.
 
     Attributes:
         lr: Peak learning rate.
@@ -130,25 +131,25 @@ class ScheduledModule(LightningModule):
     def scheduled(self, optimizer: Optimizer) -> Any:
         """Return what `configure_optimizers` returns for an optimizer with this schedule."""
         if not self.automatic_optimization:
-            return optimizer  # Lightning steps no schedule then: it would stay at its first rate.
+            return optimizer  # Lightning would never step a schedule.
         schedule = self._schedule = WarmupLR(optimizer, self.lr, self.warmup)
-        # For subclasses whose `on_train_start` is another one.
+        # Subclasses may override `on_train_start` without calling it.
         optimizer.register_step_pre_hook(lambda *_: self._settle_late(schedule))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def remaining(self, power: float) -> float:
-        """Return which fraction remains of something that decays over the running fit."""
+        """Return the remaining fraction of a quantity that decays over the running fit."""
         step = self.global_step // max(1, len(self.trainer.optimizers)) - self._first_step
         return decay(step, self._total_steps, power)
 
     @override
     def on_train_start(self) -> None:
-        """Settle the schedule: a search may have found another rate or number of batches."""
+        """Settle the schedule; a tuner may have changed rate or batch size."""
         self._settle()
         super().on_train_start()
 
     def _settle_late(self, schedule: WarmupLR) -> None:
-        if math.isinf(schedule.total_steps) and self._trainer:  # None: a loop by hand.
+        if math.isinf(schedule.total_steps) and self._trainer:  # None: a plain PyTorch loop.
             self._settle()
 
     def _settle(self) -> None:
@@ -157,13 +158,13 @@ class ScheduledModule(LightningModule):
         self._first_step = 0 if trainer.ckpt_path else self.global_step
         self._total_steps = planned_steps(trainer) - self._first_step
         if self._schedule in [config.scheduler for config in trainer.lr_scheduler_configs]:
-            assert self._schedule is not None  # Another's may be there, as in a search for a rate.
+            assert self._schedule is not None  # `lr_find` installs its own scheduler.
             self._schedule.settle(self.lr, self._total_steps)
             if not trainer.global_step:
-                _tell_of_early_end(trainer, self.warmup, self._total_steps)
+                _note_early_end(trainer, self.warmup, self._total_steps)
 
 
-def _tell_of_early_end(trainer: Trainer, warmup: float, total_steps: float) -> None:
+def _note_early_end(trainer: Trainer, warmup: float, total_steps: float) -> None:
     ends_early = any(
         isinstance(each, EarlyStopping) or (isinstance(each, Timer) and each.time_remaining())
         for each in trainer.callbacks  # type: ignore[attr-defined]
