@@ -51,6 +51,7 @@ class FashionMNISTDataModule(ResumableDataModule):
             taken from the copy in the package. ``[]``: always the package's copy.
         images: A photograph, or a folder of them, that predict serves instead of the test images,
             in batches of `fashion_lightning.photos.PhotoBatch`.
+        preview: Only None, as config files of version 0.1 hold it; now ``predict --preview``.
 
     Raises:
         FileNotFoundError, ValueError: If `images` has no images, or an argument is out of range.
@@ -87,6 +88,7 @@ class FashionMNISTDataModule(ResumableDataModule):
         pad_evaluation: bool | None = None,
         mirrors: Sequence[str] | None = None,
         images: str | Path | None = None,
+        preview: None = None,
     ) -> None:
         super().__init__()
         at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
@@ -96,10 +98,11 @@ class FashionMNISTDataModule(ResumableDataModule):
         expect(0 <= shift <= 27, "shift", "an int in 0 ... 27", shift)
         for mirror in mirrors or ():
             expect(mirror.startswith(("http://", "https://")), "mirrors", "base URLs", mirror)
+        expect(preview is None, "preview", "an option of `predict`, as `--preview`", preview)
         num_train = files.NUM_TRAIN - val_size
         right = f"at most the {num_train} training images"
         expect(batch_size <= num_train, "batch_size", right, batch_size)
-        self.save_hyperparameters(ignore=["data_dir", "teacher", "mirrors", "images"])
+        self.save_hyperparameters(ignore=["data_dir", "teacher", "mirrors", "images", "preview"])
         self.save_hyperparameters({"teacher": teacher and str(teacher)})  # Plain values only.
         self.data_dir = data_dir
         self.batch_size = batch_size

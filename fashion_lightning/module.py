@@ -14,7 +14,13 @@ from fashion_lightning.checkpoints.run_state import ResumableModule
 from fashion_lightning.checkpoints.trust import describe_network
 from fashion_lightning.data.files import default_names
 from fashion_lightning.data.parts import images_and_labels, images_of
-from fashion_lightning.network import MLP, check_floating_point, check_logits, materialize
+from fashion_lightning.network import (
+    MLP,
+    check_floating_point,
+    check_logits,
+    check_no_probabilities,
+    materialize,
+)
 from fashion_lightning.speed import LeanModule
 from fashion_lightning.training.losses import distillation_loss
 from fashion_lightning.training.optimizers import OptimizerName, make_optimizer
@@ -219,6 +225,8 @@ class FashionMNISTClassifier(SafeLoading, ResumableModule, ScheduledModule, Lean
         with torch.autocast(images.device.type, enabled=False):
             logits: Tensor = self(images)
         logits = logits if logits.dtype == torch.float64 else logits.float()
+        if type(self).forward is not FashionMNISTClassifier.forward:
+            check_no_probabilities(logits)
         is_left_out = self.training and not self._is_calibrating
         return logits / self.temperature if is_left_out else logits
 
@@ -228,13 +236,6 @@ class FashionMNISTClassifier(SafeLoading, ResumableModule, ScheduledModule, Lean
         if trainer:  # Metrics are computed once per epoch from all logits: exact and cheap.
             self.note_outputs(stage, dataloader_idx, logits, labels)
         return logits
-
-    @override
-    def on_fit_start(self) -> None:
-        """Put all layers in train mode; `from_pretrained` returns eval mode."""
-        super().on_fit_start()
-        if not self.training:
-            self.train()
 
     @override
     def on_validation_epoch_end(self) -> None:

@@ -31,6 +31,14 @@ def check_logits(logits: Any, num_classes: int) -> None:
     expect(len(shape) == 2 and shape[1] == num_classes, "network", right, shape)
 
 
+def check_no_probabilities(logits: Tensor) -> None:
+    """Raise a ValueError for rows that are probabilities: softmax would be applied twice."""
+    sums = logits.detach().sum(dim=1)
+    are_probabilities = bool((logits >= 0).all() & ((sums - 1).abs() < 1e-4).all())
+    right = "one that returns logits, of which `predict_step` makes probabilities"
+    expect(not are_probabilities or not len(logits), "forward", right, "probabilities")
+
+
 def materialize(module: nn.Module, images: Tensor) -> None:
     """Give lazy layers their weights by one forward in eval mode; leave others alone."""
     if any(is_lazy(weights) for weights in module.parameters()):

@@ -201,24 +201,63 @@ def test_a_run_continues_with_its_optimizer_or_not_at_all(tmp_path: Path) -> Non
             trainer().fit(module, loader(), ckpt_path=str(tmp_path / "x.ckpt"))
 
 
-def test_a_closure_that_runs_several_times_counts_once() -> None:
-    class Newton(FashionMNISTClassifier):
-        def configure_optimizers(self) -> Any:
-            return torch.optim.LBFGS(self.parameters(), lr=1e-3, max_iter=4)
-
-    losses: list[float] = []
-
-    class First(Newton):
+def test_every_call_of_a_step_counts_whatever_hooks_are_replaced() -> None:
+    class Halves(FashionMNISTClassifier):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-            loss = super().training_step(batch, batch_idx)
-            if len(losses) == batch_idx:
-                losses.append(loss.item())
-            return loss
+            halves = zip(*(part.chunk(2) for part in batch), strict=True)
+            first, second = (super(Halves, self).training_step(half, 0) for half in halves)
+            return (first + second) / 2
 
-    theirs = trainer(max_epochs=1)
-    theirs.fit(First(MLP(hidden_features=8)), loader())
-    expected = sum(losses) / len(losses)
-    assert theirs.callback_metrics["train_loss"].item() == pytest.approx(expected, rel=1e-5)
+        def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+            """Do without the parent's."""
+
+    losses = []
+    for kind in (FashionMNISTClassifier, Halves):
+        torch.manual_seed(0)
+        theirs = trainer(max_epochs=1)
+        theirs.fit(kind(), loader())
+        losses.append(theirs.callback_metrics["train_loss"].item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_schedule_that_somebody_steps_under_manual_optimization() -> None:
+    class Stepped(Manual):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            super().training_step(batch, batch_idx)
+            self.lr_schedulers().step()  # type: ignore[union-attr, call-arg]
+
+    class After(Callback):
+        rates: list[float]
+
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    after = After()
+    after.rates = []
+    trainer(max_epochs=2, callbacks=[after]).fit(Stepped(), loader())
+    assert len({*after.rates}) == 20
+    assert after.rates[-1] == 0
+
+
+def test_a_rate_set_by_a_callback_stays_in_a_run_without_an_end() -> None:
+    class Own(Rates):
+        def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+            trainer.optimizers[0].param_groups[0]["lr"] = 1e-4 * (trainer.global_step + 1)
+
+    own = Own()
+    trainer(max_epochs=-1, max_steps=-1, max_time={"seconds": 1}, callbacks=[own]).fit(
+        FashionMNISTClassifier(MLP(hidden_features=4)), loader()
+    )
+    assert own.rates == [pytest.approx(1e-4 * (n + 1)) for n in range(len(own.rates))]
+
+
+def test_a_forward_that_returns_probabilities_is_refused() -> None:
+    class Probs(FashionMNISTClassifier):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images).softmax(dim=1)
+
+    with pytest.raises(ValueError, match="`forward` to be one that returns logits, .* but got"):
+        trainer().fit(Probs(), loader(), loader())
 
 
 def test_nothing_grows_in_a_subclass_with_hooks_of_its_own() -> None:

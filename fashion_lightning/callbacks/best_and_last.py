@@ -68,6 +68,8 @@ class BestAndLast(ModelCheckpoint):
         Interrupted: From the trainer's `fit`, if a signal ended it.
     """
 
+    _is_fitted = False
+
     def __init__(
         self,
         dirpath: str | Path | None = None,
@@ -92,9 +94,18 @@ class BestAndLast(ModelCheckpoint):
         self._handlers: dict[int, Any] = {}  # those before this fit
         self._is_stopping = self._continues_here = False
         self._is_due = False  # whether the best is to be saved when its epoch ends
+
+    @property
+    def best_model_path(self) -> str:
+        """Path of the best checkpoint; before a fit, of the one in the folder."""
+        if self._best_model_path or self._is_fitted or not self.dirpath:
+            return self._best_model_path
         path = self._path("best")
-        if self.dirpath and url_to_fs(path)[0].exists(path):
-            self.best_model_path = path  # for `test(ckpt_path="best")` in a new process
+        return path if url_to_fs(path)[0].exists(path) else ""
+
+    @best_model_path.setter
+    def best_model_path(self, path: str) -> None:
+        self._best_model_path = path
 
     def _path(self, name: str) -> str:
         return self.format_checkpoint_name({}, name)
@@ -113,7 +124,7 @@ class BestAndLast(ModelCheckpoint):
         with warnings.catch_warnings():  # Replacing these files is intended.
             warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
             super().setup(trainer, pl_module, stage)
-        self._is_due = False
+        self._is_due, self._is_fitted = False, self._is_fitted or stage == "fit"
         is_new = trainer.current_epoch == 0  # A checkpoint to continue from is loaded later.
         if stage == "fit" and (is_new or self.best_model_score is None):  # not this run's
             self.best_model_path, self.best_model_score = "", None

@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor
+from torch.utils.data import Subset
 
 from fashion_lightning.data.batches import ImageDataset
 from fashion_lightning.data.files import default_names
@@ -37,7 +38,7 @@ def local(path: str | Path) -> Path:
 
 
 def names_of_classes(
-    module: LightningModule, num_classes: int, loaders: Any = None
+    module: LightningModule, num_classes: int, loaders: Any = None, index: int = 0
 ) -> Sequence[str]:
     """Return a module's `class_names`, else its data's `classes`, else ``class 0``, ``class 1`` ...
 
@@ -45,19 +46,26 @@ def names_of_classes(
         module: Any module.
         num_classes: How many names are needed.
         loaders: The trainer's loaders. Data of this package has the names of FashionMNIST.
+        index: Number of the loader.
     """
-    dataset = getattr(loaders[0] if isinstance(loaders, list) else loaders, "dataset", None)
+    dataset = getattr(_loader(loaders, index), "dataset", None)
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
     ours = default_names(num_classes) if isinstance(dataset, ImageDataset | Photos) else None
     for names in (getattr(module, "class_names", None), getattr(dataset, "classes", None), ours):
-        if isinstance(names, list | tuple) and len(names) == num_classes:
+        if isinstance(names, list | tuple) and len(names) == len({*names}) == num_classes:
             return [str(name) for name in names]
     return [f"class {label}" for label in range(num_classes)]
 
 
 def sampler_of(loaders: Any, index: int) -> Any:
     """Return the sampler of one of a trainer's loaders, or None."""
+    return getattr(_loader(loaders, index), "sampler", None)
+
+
+def _loader(loaders: Any, index: int) -> Any:
     loaders = [*loaders.values()] if isinstance(loaders, dict) else loaders
-    return getattr(loaders[index] if isinstance(loaders, list) else loaders, "sampler", None)
+    return loaders[index] if isinstance(loaders, list | tuple) else loaders
 
 
 def check_probabilities(prediction: Any, writer: str) -> None:

@@ -128,7 +128,9 @@ class PredictionWriter(BasePredictionWriter):
             if self._has_target and labels is not None:
                 columns["target"] = labels.cpu()
         probs = prediction.cpu()
-        names = names_of_classes(pl_module, num_classes, trainer.predict_dataloaders)
+        names = names_of_classes(
+            pl_module, num_classes, trainer.predict_dataloaders, dataloader_idx
+        )
         confidences, predictions = probs.max(dim=1)
         columns |= {
             "prediction": predictions,

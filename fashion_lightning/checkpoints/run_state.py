@@ -55,7 +55,8 @@ class ResumableModule(EpochModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore what `on_save_checkpoint` has added, if training continues."""
         if self.is_fitting():
-            check_continued(self.hparams, checkpoint.get("hyper_parameters", {}))
+            if type(self).configure_optimizers.__module__.startswith("fashion_lightning."):
+                check_continued(self.hparams, checkpoint.get("hyper_parameters", {}))
             self._rng_states = checkpoint.get("rng_states", {})
             self._steps.reset()
             if self.trainer.global_rank == 0:  # The sums are those of all processes.

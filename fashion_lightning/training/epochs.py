@@ -50,8 +50,6 @@ class EpochModule(LightningModule):
         Raises:
             FloatingPointError: If it is logged and a loss was not finite.
         """
-        if self._is_noted:
-            return  # An optimizer's closure may run several times for one batch.
         step = self.global_step
         self._steps.note(step, loss, logits, labels)
         self._is_noted = True
@@ -89,7 +87,9 @@ class EpochModule(LightningModule):
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
         averages = any(isinstance(each, StochasticWeightAveraging) for each in callbacks)
         if self.temperature != 1 and (averages or not self._has_calibrated):
-            reason = "were averaged since" if averages else "were not validated in this fit"
+            reason = (
+                "were averaged since" if averages else "no validation of this fit has calibrated"
+            )
             rank_zero_warn(
                 f"The temperature is {self.temperature:.3g}, of other weights than these, which "
                 f"{reason}: their probabilities are not calibrated."

@@ -89,16 +89,19 @@ class WarmupLR(LRScheduler):
             return self.scale
         return self.scale * lr_factor(self.last_epoch, int(self.total_steps), self.warmup)
 
-    def settle(self, lr: float, total_steps: float) -> None:
+    def settle(self, lr: float, total_steps: float, *, sets_rate: bool = True) -> None:
         """Set the rate when training begins; warn if the rate of a continued run jumps.
 
         Args:
             lr: The module's learning rate now.
             total_steps: Steps of the run; infinite if it has no known end.
+            sets_rate: Whether the next step gets its rate now, and not by a call of `step`.
         """
         self.total_steps = total_steps
         if lr != self.lr:
             self.scale = lr / self.lr
+        if not sets_rate:
+            return
         for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
             if self.last_epoch and abs(rate - group["lr"]) > 1e-6 * group["initial_lr"]:
                 rank_zero_warn(
@@ -111,8 +114,10 @@ class WarmupLR(LRScheduler):
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state, also one of the `LambdaLR` of version 0.1; `warmup` stays."""
+        old: Any = (state_dict.get("lr_lambdas") or [None])[0]
+        found = {"lr": old["lr"], "scale": old["_scale"]} if old else {}
         names = state_dict.keys() - {"lr_lambdas", "warmup"}
-        super().load_state_dict({name: state_dict[name] for name in names})
+        super().load_state_dict({name: state_dict[name] for name in names} | found)
 
 
 class ScheduledModule(LightningModule):
@@ -127,14 +132,14 @@ class ScheduledModule(LightningModule):
     warmup: float
     _schedule: WarmupLR | None = None  # of the running fit
     _first_step, _total_steps = 0, math.inf  # of the running fit
+    _is_settled = False
 
     def scheduled(self, optimizer: Optimizer) -> Any:
         """Return what `configure_optimizers` returns for an optimizer with this schedule."""
-        if not self.automatic_optimization:
-            return optimizer  # Lightning would never step a schedule.
         schedule = self._schedule = WarmupLR(optimizer, self.lr, self.warmup)
+        self._is_settled = False
         # Subclasses may override `on_train_start` without calling it.
-        optimizer.register_step_pre_hook(lambda *_: self._settle_late(schedule))
+        optimizer.register_step_pre_hook(lambda *_: self._settle_late())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def remaining(self, power: float) -> float:
@@ -148,18 +153,20 @@ class ScheduledModule(LightningModule):
         self._settle()
         super().on_train_start()
 
-    def _settle_late(self, schedule: WarmupLR) -> None:
-        if math.isinf(schedule.total_steps) and self._trainer:  # None: a plain PyTorch loop.
+    def _settle_late(self) -> None:
+        if not self._is_settled and self._trainer:  # None: a plain PyTorch loop.
             self._settle()
 
     def _settle(self) -> None:
-        trainer = self.trainer
+        trainer, self._is_settled = self.trainer, True
         # A trainer's second fit counts its steps from where the first has ended.
         self._first_step = 0 if trainer.ckpt_path else self.global_step
         self._total_steps = planned_steps(trainer) - self._first_step
         if self._schedule in [config.scheduler for config in trainer.lr_scheduler_configs]:
             assert self._schedule is not None  # `lr_find` installs its own scheduler.
-            self._schedule.settle(self.lr, self._total_steps)
+            # Under manual optimization, the rate stays at its peak until somebody steps the schedule.
+            sets_rate = self.automatic_optimization
+            self._schedule.settle(self.lr, self._total_steps, sets_rate=sets_rate)
             if not trainer.global_step:
                 _note_early_end(trainer, self.warmup, self._total_steps)
 
