@@ -224,7 +224,7 @@ def test_a_schedule_that_somebody_steps_under_manual_optimization() -> None:
     class Stepped(Manual):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             super().training_step(batch, batch_idx)
-            self.lr_schedulers().step()  # type: ignore[union-attr, call-arg]
+            self.lr_schedulers().step()  # type: ignore[union-attr]
 
     class After(Callback):
         rates: list[float]
@@ -256,7 +256,7 @@ def test_a_forward_that_returns_probabilities_is_refused() -> None:
         def forward(self, images: Tensor) -> Tensor:
             return super().forward(images).softmax(dim=1)
 
-    with pytest.raises(ValueError, match="`forward` to be one that returns logits, .* but got"):
+    with pytest.raises(ValueError, match=r"`forward` to be one that returns logits, .* but got"):
         trainer().fit(Probs(), loader(), loader())
 
 

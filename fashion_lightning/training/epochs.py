@@ -76,6 +76,13 @@ class EpochModule(LightningModule):
         self._has_calibrated = True
 
     @override
+    def on_fit_start(self) -> None:
+        """Put all layers in train mode; `from_pretrained` returns eval mode."""
+        super().on_fit_start()
+        if not self.training:
+            self.train()
+
+    @override
     def on_train_start(self) -> None:
         """Note that this fit has found no temperature yet."""
         self._has_calibrated = False
@@ -87,9 +94,7 @@ class EpochModule(LightningModule):
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
         averages = any(isinstance(each, StochasticWeightAveraging) for each in callbacks)
         if self.temperature != 1 and (averages or not self._has_calibrated):
-            reason = (
-                "were averaged since" if averages else "no validation of this fit has calibrated"
-            )
+            reason = "were averaged since" if averages else "this fit has not calibrated"
             rank_zero_warn(
                 f"The temperature is {self.temperature:.3g}, of other weights than these, which "
                 f"{reason}: their probabilities are not calibrated."

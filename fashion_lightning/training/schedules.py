@@ -164,7 +164,7 @@ class ScheduledModule(LightningModule):
         self._total_steps = planned_steps(trainer) - self._first_step
         if self._schedule in [config.scheduler for config in trainer.lr_scheduler_configs]:
             assert self._schedule is not None  # `lr_find` installs its own scheduler.
-            # Under manual optimization, the rate stays at its peak until somebody steps the schedule.
+            # Under manual optimization, the rate is at its peak until somebody steps the schedule.
             sets_rate = self.automatic_optimization
             self._schedule.settle(self.lr, self._total_steps, sets_rate=sets_rate)
             if not trainer.global_step:
