@@ -411,3 +411,13 @@ def test_without_ckpt_path_the_existing_checkpoints_are_named(
     with pytest.raises(SystemExit):
         main(["test"])
     assert "lightning_logs/version_7/checkpoints/best.ckpt" in capsys.readouterr().err
+
+
+def test_a_config_file_of_version_0_1_is_read(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It holds `data.preview`, which is an option of `predict` now."""
+    (here / "old.yaml").write_text("data:\n  preview: null\n  val_size: 4000\n")
+    with pytest.raises(SystemExit, match="0"):
+        main(["fit", "--config", "old.yaml", "--print_config"])
+    assert "val_size: 4000" in capsys.readouterr().out

@@ -41,6 +41,10 @@ MODEL: list[Case] = [
     ("fit --model.weight_decay -1", ("`weight_decay` to be a finite number >= 0, but got -1.0.",)),
     ("fit --model.weight_decay .nan", ("`weight_decay` to be a finite number >= 0, but got nan.",)),
     (
+        "predict --ckpt_path pretrained:mlp --data.preview x.png",
+        ("`preview` to be an option of `predict`, as `--preview`, but got 'x.png'.",),
+    ),
+    (
         "fit --optimizer Adam --model.lr 0.5",
         ("`model.lr` to be left out with `--optimizer`, which does not use it, but got 0.5.",),
     ),
