@@ -345,14 +345,16 @@ def test_a_second_run_of_one_callback_forgets_the_first(tmp_path: Path) -> None:
     assert epochs(tmp_path) == {"best.ckpt": 1, "last.ckpt": 1}
 
 
-def test_the_best_stays_where_files_are_written_over(tmp_path: Path) -> None:
+def test_the_best_stays_where_files_are_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As Lightning writes if its temporary folder is on another file system."""
 
-    class Overwriting(TorchCheckpointIO):
-        def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            with Path(path).open("wb") as file:
-                torch.save(checkpoint, file)
+    def overwrite(self: Any, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with Path(path).open("wb") as file:
+            torch.save(checkpoint, file)
 
-    fit(tmp_path, [0.5, 0.9, 0.8], plugins=Overwriting())
+    monkeypatch.setattr(TorchCheckpointIO, "save_checkpoint", overwrite)
+    fit(tmp_path, [0.5, 0.9, 0.8])
     assert epochs(tmp_path) == {"best.ckpt": 0, "last.ckpt": 2}
