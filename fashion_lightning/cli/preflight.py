@@ -180,7 +180,7 @@ def _check_callback(
 
 
 def _checks_epochs(callback: EarlyStopping, trainer: Trainer) -> bool:
-    """Tell whether a callback looks at its metric after an epoch, not after a validation."""
+    """Return whether a callback looks at its metric after an epoch, not after a validation."""
     # Undocumented, but only Lightning's default is decided below.
     if callback._check_on_train_epoch_end is not None:
         return callback._check_on_train_epoch_end

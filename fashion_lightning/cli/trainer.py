@@ -126,7 +126,7 @@ def _loggers(run: Run) -> list[Logger]:
 
 
 def multiplies_bf16(accelerator: str) -> bool:
-    """Tell whether the hardware that `accelerator` stands for multiplies bf16 natively."""
+    """Return whether the hardware that `accelerator` stands for multiplies bf16 natively."""
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if accelerator == "cpu" or (accelerator == "auto" and not torch.backends.mps.is_available()):
