@@ -156,7 +156,7 @@ IN_A_SCRIPT: list[tuple[Any, dict[str, Any]]] = [
     (callbacks.StochasticWeightAveraging(0.01), {}),
     (callbacks.Timer(), {"barebones": False}),
     (callbacks.WeightAveraging(), {"precision": "bf16-mixed", "gradient_clip_val": 0.1}),
-    (BestAndLast("x"), {"val_check_interval": 2, "accumulate_grad_batches": 3}),
+    (BestAndLast(), {"val_check_interval": 2, "accumulate_grad_batches": 3}),
 ]
 
 
