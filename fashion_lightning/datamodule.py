@@ -12,9 +12,9 @@ from typing_extensions import override
 
 from fashion_lightning.arguments import at_least, expect, fraction
 from fashion_lightning.data import files
-from fashion_lightning.data.batches import in_memory
+from fashion_lightning.data.foreign import in_memory
 from fashion_lightning.data.loaders import LoaderFactory, pads_evaluation, running
-from fashion_lightning.data.run_state import ResumableDataModule
+from fashion_lightning.data.resuming import ResumableDataModule
 from fashion_lightning.data.split import split_digest, split_indices
 from fashion_lightning.module import FashionMNISTClassifier
 from fashion_lightning.teacher import teacher_logits

@@ -10,10 +10,12 @@ from typing_extensions import override
 
 from fashion_lightning import arguments
 from fashion_lightning.checkpoints.loading import SafeLoading
-from fashion_lightning.checkpoints.run_state import ResumableModule
 from fashion_lightning.checkpoints.trust import describe_network
 from fashion_lightning.data.files import default_names
 from fashion_lightning.data.parts import images_and_labels, images_of
+from fashion_lightning.hooks.calibration import CalibratedModule
+from fashion_lightning.hooks.resuming import ResumableModule
+from fashion_lightning.hooks.schedule import ScheduledModule
 from fashion_lightning.network import (
     MLP,
     check_floating_point,
@@ -24,10 +26,11 @@ from fashion_lightning.network import (
 from fashion_lightning.speed import LeanModule
 from fashion_lightning.training.losses import distillation_loss
 from fashion_lightning.training.optimizers import OptimizerName, make_optimizer
-from fashion_lightning.training.schedules import ScheduledModule
 
 
-class FashionMNISTClassifier(SafeLoading, ResumableModule, ScheduledModule, LeanModule):
+class FashionMNISTClassifier(
+    SafeLoading, ResumableModule, CalibratedModule, ScheduledModule, LeanModule
+):
     """Trains a network that maps images to logits, and predicts calibrated probabilities.
 
     Images are floats in [0, 1], as torchvision's ToTensor produces them; they are normalized here,
@@ -129,8 +132,6 @@ class FashionMNISTClassifier(SafeLoading, ResumableModule, ScheduledModule, Lean
         self.mean = torch.tensor(mean, device="cpu")  # Stored by `SafeLoading`, like the next two.
         self.std = torch.tensor(std, device="cpu")
         self.temperature = torch.tensor(1.0, device="cpu")
-        self._is_calibrating = False  # True while `forward` leaves out the temperature.
-        self._is_calibrated = True  # False once it has; a subclass's `forward` may never do so.
 
     @override
     def forward(self, images: Tensor) -> Tensor:
@@ -147,7 +148,7 @@ class FashionMNISTClassifier(SafeLoading, ResumableModule, ScheduledModule, Lean
         if self.training:
             return logits
         if self._is_calibrating:
-            self._is_calibrated = False
+            self._is_raw = True
             return logits
         return logits / self.temperature
 
@@ -218,30 +219,24 @@ class FashionMNISTClassifier(SafeLoading, ResumableModule, ScheduledModule, Lean
             batch_idx: Unused.
             dataloader_idx: Unused.
         """
-        return self._full_logits(images_of(batch)).softmax(dim=1)
+        return self.evaluated_logits(images_of(batch)).softmax(dim=1)
 
-    def _full_logits(self, images: Tensor) -> Tensor:
+    @override
+    def evaluated_logits(self, images: Tensor) -> Tensor:
         """Return `forward`'s logits without autocast, calibrated in train mode, too."""
         with torch.autocast(images.device.type, enabled=False):
             logits: Tensor = self(images)
         logits = logits if logits.dtype == torch.float64 else logits.float()
         if type(self).forward is not FashionMNISTClassifier.forward:
             check_no_probabilities(logits)
+            if self._is_calibrating:
+                self._probe = images, logits
         is_left_out = self.training and not self._is_calibrating
         return logits / self.temperature if is_left_out else logits
 
     def _evaluate(self, batch: Any, stage: str, dataloader_idx: int, trainer: Any) -> Tensor:
         images, labels = images_and_labels(batch)
-        logits = self._full_logits(images)
+        logits = self.evaluated_logits(images)
         if trainer:  # Metrics are computed once per epoch from all logits: exact and cheap.
             self.note_outputs(stage, dataloader_idx, logits, labels)
         return logits
-
-    @override
-    def on_validation_epoch_end(self) -> None:
-        """In a fit, find the temperature; log the metrics of the validation images."""
-        is_raw, outputs = self.is_fitting() and not self._is_calibrated, self.outputs_of("val", 0)
-        if is_raw and outputs and not self.trainer.sanity_checking:
-            self.calibrate(*outputs)
-        self.log_evaluation("val", is_calibrated=not is_raw)
-        self._is_calibrated = True

@@ -6,23 +6,13 @@ On FashionMNIST, two seeds differ by more than most changes of a recipe do.
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from fashion_lightning.arguments import expect
+from fashion_lightning.arguments import expect, installed
 from fashion_lightning.atomic import replacing
 from fashion_lightning.plotting import draw_seeds, png
-
-
-def require_scipy() -> None:
-    """Raise ImportError, with the extra to install, if there is no scipy for `summarize`."""
-    if find_spec("scipy") is None:
-        raise ImportError(
-            "Expected scipy to be installed for several seeds, but it is not: "
-            "pip install 'fashion-lightning[seeds]'."
-        )
 
 
 def summarize(reports: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
@@ -48,7 +38,7 @@ def summarize(reports: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
         (0.91, 0.014)
     """
     expect(len(reports) >= 2, "reports", "those of two seeds or more", len(reports))
-    require_scipy()
+    installed("scipy", "seeds", "several seeds")
     runs = list(reports.values())
     return {
         "seeds": list(reports),
@@ -85,7 +75,7 @@ def compare(summary: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, A
     """
     seeds = [seed for seed in summary["seeds"] if seed in other["seeds"]]
     expect(len(seeds) >= 2, "other", "a summary with two of the same seeds", other["seeds"])
-    require_scipy()
+    installed("scipy", "seeds", "several seeds")
     from scipy.stats import ttest_rel  # takes 1 to 2 s
 
     metrics = {}

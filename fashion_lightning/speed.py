@@ -1,13 +1,13 @@
 """Workarounds that save time in each step and change no result.
 
-Each has a name in `TRICKS`. ``python tests/benchmarks/speed.py data --without NAME`` measures
-the command with it and without it, side by side.
+``python tests/benchmarks/speed.py data --without NAME`` measures the command with and without each,
+side by side.
 """
 
 import ctypes
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import nullcontext
 from time import monotonic
 from typing import Any
@@ -19,9 +19,6 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
-
-WHOLE_BATCHES = True
-"""Whether a loader of images in memory skips PyTorch's iterator, which takes 50 us per batch."""
 
 _FLUSH_INTERVAL = 100  # batches
 _TINY = 1e-32
@@ -164,20 +161,3 @@ class SteadyProgressBar(TQDMProgressBar):
             return False
         self._drawn = now
         return True
-
-
-def _turn_off(name: str) -> None:
-    globals()[name] = lambda *_: None
-
-
-TRICKS: dict[str, Callable[[], None]] = {
-    "hook_names": lambda: delattr(LeanModule, "__setattr__"),
-    "zero_grad": lambda: delattr(LeanModule, "optimizer_zero_grad"),
-    "no_profiler": lambda: delattr(NoProfiler, "profile"),
-    "steady_bar": lambda: delattr(SteadyProgressBar, "_should_update"),
-    "search_no_driver": lambda: _turn_off("search_no_driver"),
-    "keep_freed_memory": lambda: _turn_off("keep_freed_memory"),
-    "flush_tiny_states": lambda: _turn_off("flush_tiny_states"),
-    "whole_batches": lambda: globals().update(WHOLE_BATCHES=False),
-}
-"""How each trick is switched off in this process, by its name."""

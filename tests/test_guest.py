@@ -749,7 +749,7 @@ def test_what_searches_find_counts(data: Any) -> None:
 def test_a_warm_up_of_a_run_that_ends_early_is_said(
     said: pytest.LogCaptureFixture, data: Any
 ) -> None:
-    theirs = trainer(callbacks=[EarlyStopping("val_loss")], max_epochs=1000, max_steps=5)
+    theirs = trainer(callbacks=[EarlyStopping("val_loss")], max_epochs=1000, max_steps=4)
     theirs.fit(FashionMNISTClassifier(), data())
     assert "EarlyStopping" not in said.text.replace("that EarlyStopping or `max_time` ends", "")
     theirs = trainer(callbacks=[EarlyStopping("val_loss", patience=0)], max_epochs=1000)

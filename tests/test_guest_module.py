@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader, TensorDataset, random_split
 
 from fashion_lightning import MLP, FashionMNISTClassifier, FashionMNISTDataModule
-from fashion_lightning.data.batches import ImageDataset, in_memory
+from fashion_lightning.data.batches import ImageDataset
+from fashion_lightning.data.foreign import in_memory
 
 # Lightning's advice about what these tests do on purpose.
 pytestmark = [
@@ -85,7 +86,15 @@ class Uncalibrated(FashionMNISTClassifier):
         return logits
 
 
-@pytest.mark.parametrize("kind", [Doubled, Uncalibrated])
+class Ensemble(FashionMNISTClassifier):
+    """Its own forward averages probabilities: no temperature divides the outcome."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        turned = super().forward(images.rot90(1, (-2, -1))).softmax(1)
+        return (super().forward(images).softmax(1) + turned).log()
+
+
+@pytest.mark.parametrize("kind", [Doubled, Uncalibrated, Ensemble])
 def test_an_own_forward_is_what_every_step_uses(kind: type[FashionMNISTClassifier]) -> None:
     side = 32 if kind is Doubled else 28
     module = kind(nn.Sequential(nn.Flatten(), nn.Linear(side**2, 10)))
@@ -99,7 +108,7 @@ def test_an_own_forward_is_what_every_step_uses(kind: type[FashionMNISTClassifie
     assert theirs.callback_metrics["test_loss"].item() == pytest.approx(loss, rel=1e-5)
     probs: Any = theirs.predict(module, loader())
     assert torch.allclose(torch.cat(probs), module(IMAGES).softmax(1), atol=1e-6)
-    assert (module.temperature == 1) == (kind is Uncalibrated)
+    assert (module.temperature == 1) == (kind is not Doubled)
 
 
 class OwnStart(FashionMNISTClassifier):
@@ -183,7 +192,13 @@ def test_groups_that_finetuning_adds_follow_the_schedule() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"limit_val_batches": 0}, {"callbacks": [StochasticWeightAveraging(1e-2, 1)]}]
+    "arguments",
+    [
+        {"limit_val_batches": 0},
+        {"callbacks": [StochasticWeightAveraging(1e-2, 1)]},
+        {"val_check_interval": 0.3},
+        {"check_val_every_n_epoch": 2},
+    ],
 )
 def test_a_temperature_of_other_weights_is_named(arguments: dict[str, Any]) -> None:
     module = FashionMNISTClassifier.from_pretrained("mlp")

@@ -159,9 +159,7 @@ class BestAndLast(ModelCheckpoint):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse callbacks that would conflict, and install signal handlers."""
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if callback is not self:
-                self._refuse(callback)
+        self.refuse_conflicts(trainer)
         self._signal, self._is_stopping, self._handlers = None, False, {}
         # Only the main thread can install them; after an exception, Lightning restores them.
         if not trainer.fast_dev_run and current_thread() is main_thread():  # type: ignore[attr-defined]
@@ -179,20 +177,29 @@ class BestAndLast(ModelCheckpoint):
         while self._handlers:
             signal.signal(*self._handlers.popitem())
 
-    def _refuse(self, callback: Any) -> None:
-        if isinstance(callback, StochasticWeightAveraging):
-            raise MisconfigurationException(
-                "Expected no `StochasticWeightAveraging` beside `BestAndLast`, since its averaged "
-                "weights would be in no checkpoint; use `EMAWeightAveraging` or `WeightAveraging`."
-            )
-        if isinstance(callback, ModelCheckpoint) and callback.dirpath == self.dirpath:
-            names = [callback.filename, callback.CHECKPOINT_NAME_LAST if callback.save_last else ""]
-            both = [name for name in ("best", "last") if name in names]
-            if both:
+    def refuse_conflicts(self, trainer: Trainer) -> None:
+        """Refuse a trainer's callbacks that average weights too late, or write the same files.
+
+        Raises:
+            MisconfigurationException: If there is one.
+        """
+        others = [each for each in trainer.callbacks if each is not self]  # type: ignore[attr-defined]
+        for callback in others:
+            if isinstance(callback, StochasticWeightAveraging):
                 raise MisconfigurationException(
-                    f"Expected `dirpath` of `{type(callback).__name__}` to be a folder of its own, "
-                    f"but got {callback.dirpath}, where `BestAndLast` writes {both[0]}.ckpt, too."
+                    "Expected no `StochasticWeightAveraging` beside `BestAndLast`, since its "
+                    "averaged weights would be in no checkpoint; use `EMAWeightAveraging` or "
+                    "`WeightAveraging`."
                 )
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath in (None, self.dirpath):
+                last = callback.CHECKPOINT_NAME_LAST if callback.save_last else ""
+                both = {"best", "last"} & {callback.filename, last}
+                if both:
+                    raise MisconfigurationException(
+                        f"Expected `dirpath` of `{type(callback).__name__}` to be a folder of its "
+                        f"own, but got {callback.dirpath}, where `BestAndLast` writes "
+                        f"{both.pop()}.ckpt, too."
+                    )
 
     @override
     def on_train_batch_start(

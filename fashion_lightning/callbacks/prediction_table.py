@@ -6,7 +6,6 @@ This file knows columns, not what they mean.
 import csv
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
-from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from fashion_lightning.arguments import installed
 from fashion_lightning.atomic import replacing
 
 Columns = dict[str, Tensor | list[str]]
@@ -21,15 +21,6 @@ Columns = dict[str, Tensor | list[str]]
 
 # Small groups are slow to read. Dictionaries make a file of such numbers 40 % larger.
 _PARQUET: dict[str, Any] = {"row_group_size": 10_000, "use_dictionary": False}
-
-
-def require_parquet() -> None:
-    """Raise ImportError, with the extra to install, if there is no pyarrow."""
-    if find_spec("pyarrow") is None:
-        raise ImportError(
-            "Expected pyarrow to be installed for a Parquet table, but it is not: "
-            "pip install 'fashion-lightning[parquet]'."
-        )
 
 
 class CSVTable:
@@ -62,7 +53,7 @@ class ParquetTable:
     """A Parquet file, kept in memory until it is closed: 56 MB per million rows of ten classes."""
 
     def __init__(self, path: Path) -> None:
-        require_parquet()
+        installed("pyarrow", "parquet", "a Parquet table")
         path.touch()  # Fails now, not after the last batch, if `path` cannot be written.
         self._path = path
         self._batches: list[Any] = []

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import RandomSampler
 from typing_extensions import override
 
+from fashion_lightning.arguments import installed, new_file
 from fashion_lightning.atomic import replacing
 from fashion_lightning.callbacks.outputs import (
     check_probabilities,
@@ -27,7 +28,6 @@ from fashion_lightning.callbacks.prediction_table import (
     Table,
     merge_tables,
     open_table,
-    require_parquet,
 )
 from fashion_lightning.data.batches import NO_IMAGE
 from fashion_lightning.data.parts import hard, images_and_labels
@@ -73,12 +73,9 @@ class PredictionWriter(BasePredictionWriter):
         if stage != "predict":
             return
         path = local(self.path or run_folder(trainer) / "predictions.csv")
-        if path.is_dir() or (path.exists() and not self.overwrite):
-            raise FileExistsError(
-                f"Expected `path` to be a new file, but {path} exists; `overwrite` replaces files."
-            )
+        new_file(path, self.overwrite)
         if path.suffix == ".parquet":
-            require_parquet()
+            installed("pyarrow", "parquet", "a Parquet table")
         self._file, ranks = path, range(trainer.world_size)
         self._parts = [path.with_name(f".{path.name}.part{rank}") for rank in ranks]
 

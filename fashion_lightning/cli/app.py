@@ -22,6 +22,7 @@ from fashion_lightning.cli.run import Run, claim_folder, find_checkpoint
 from fashion_lightning.cli.several_seeds import Series, check_seeds
 from fashion_lightning.cli.trainer import multiplies_bf16, trainer_arguments
 from fashion_lightning.datamodule import FashionMNISTDataModule
+from fashion_lightning.training.optimizers import OPTIMIZER_ARGUMENTS, check_continued
 
 # How constructors refuse an argument. Other exceptions are bugs, and keep their traceback.
 _REFUSALS = (ValueError, TypeError, OSError, ImportError, MisconfigurationException)
@@ -110,7 +111,8 @@ class FashionLightningCLI(LightningCLI):
             self.parsers[command].set_defaults(recorded)
             super().parse_arguments(parser, args)
             if command == "fit":
-                preflight.check_optimizer(self.config.fit.model, recorded)
+                model = content["hyper_parameters"]
+                check_continued(self.config.fit.model, model, ("lr", *OPTIMIZER_ARGUMENTS))
         except UnicodeDecodeError as error:  # of a file given for a part, such as `--model FILE`
             parser.error(f"Expected text in UTF-8, but got {error}.")
         except (FileNotFoundError, ValueError) as error:

@@ -8,12 +8,7 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import (
-    BackboneFinetuning,
-    EarlyStopping,
-    ModelCheckpoint,
-    StochasticWeightAveraging,
-)
+from lightning.pytorch.callbacks import BackboneFinetuning, EarlyStopping
 
 from fashion_lightning.arguments import expect
 from fashion_lightning.callbacks import BestAndLast
@@ -63,14 +58,6 @@ def _check_effects(config: Namespace) -> None:
     is_half = str(options.precision) == "16-true"
     expected = "16-mixed or of a wider type, since weights in 16 bits do not train"
     expect(not is_half, "precision", expected, options.precision)
-
-
-def check_optimizer(model: Namespace, recorded: dict[str, Any]) -> None:
-    """Refuse options that would do nothing: the state of the optimizer brings its own."""
-    for name in ("optimizer", "lr", "weight_decay", "beta2"):
-        value = recorded.get(f"model.{name}", model[name])
-        expected = f"{value}, with which the run that is continued began"
-        expect(model[name] == value, name, expected, model[name])
 
 
 def check_parts(
@@ -153,7 +140,9 @@ def check_callbacks(
         expected, monitor = f"one of {', '.join(metrics)}", options["monitor"]
         expect(monitor in metrics, "lr_scheduler.monitor", expected, monitor)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if not isinstance(callback, BestAndLast):
+        if isinstance(callback, BestAndLast):
+            callback.refuse_conflicts(trainer)
+        else:
             _check_callback(callback, trainer, model, metrics)
 
 
@@ -168,15 +157,6 @@ def _check_callback(
     if isinstance(callback, BackboneFinetuning):
         expected = f"without {name}, since the model has no backbone"
         expect(hasattr(model, "backbone"), "callbacks", expected, name)
-    if isinstance(callback, StochasticWeightAveraging):
-        raise ValueError(
-            f"Expected `callbacks` to be without {name}, whose averaged weights would be in no "
-            "checkpoint (EMAWeightAveraging and WeightAveraging are kept)."
-        )
-    if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
-        is_free = not callback.save_last and callback.filename not in ("best", "last")
-        expected = "a folder of its own, since best.ckpt and last.ckpt are kept in the run's"
-        expect(is_free, f"dirpath` of `{name}", expected, None)
 
 
 def _checks_epochs(callback: EarlyStopping, trainer: Trainer) -> bool:

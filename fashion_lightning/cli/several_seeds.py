@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from fashion_lightning import seeds
-from fashion_lightning.arguments import at_least, expect
+from fashion_lightning.arguments import at_least, expect, installed
 from fashion_lightning.atomic import replacing
 from fashion_lightning.cli.run import LOGS, Run, numbered
 
@@ -85,7 +85,7 @@ def check_seeds(config: Namespace, trainer: Trainer, continues: bool) -> None:
     if number == 1:
         expect(config.compare_to is None, "compare_to", "given with `seeds`", config.compare_to)
         return
-    seeds.require_scipy()
+    installed("scipy", "seeds", "several seeds")
     is_new = continues or config.ckpt_path is None
     expected = "absent with `seeds`, or last, which continues them"
     expect(is_new, "ckpt_path", expected, config.ckpt_path)

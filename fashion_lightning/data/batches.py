@@ -1,22 +1,19 @@
-"""Data sets that return a whole batch by one indexing operation.
+"""Images in memory, of which one indexing operation takes a whole batch.
 
-A DataLoader collects single images more slowly than this network trains on them. `ImageDataset`
-holds all images in memory and takes a batch at once; `AugmentedDataset` augments data sets of any
-other kind, image by image.
+A DataLoader collects single images more slowly than this network trains on them.
 """
 
 import operator
 from array import array
-from collections.abc import Iterator, Sequence
-from typing import Any, overload
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset, default_collate
+from torch.utils.data import Dataset, default_collate
 
 from fashion_lightning.arguments import expect
-from fashion_lightning.data.parts import name_of_images
 
 NO_IMAGE = -(2**62)
 """The index that stands for an empty batch, for a process without images."""
@@ -55,7 +52,6 @@ class Augmentation:
         self._identity = shift * self._places + shift
 
     def __len__(self) -> int:
-        """Return the number of views."""
         return (1 + self.horizontal_flip) * self._places**2
 
     def number(self, flip: Tensor, down: Tensor, right: Tensor) -> Tensor:
@@ -95,71 +91,11 @@ class Augmentation:
         return image[..., down : down + height, right : right + width]
 
 
-class AugmentedDataset(Dataset[Any]):
-    """A data set whose samples begin with an image tensor ``(..., H, W)``, with its views.
+class ImageDataset(Dataset[Any]):
+    """Images in memory, with their views; samples are ``(image (C, H, W), label, ...)``.
 
     A DataLoader finds view `v` of image `i` at index ``i + v * len(self)`` (`ShuffledSampler` draws
-    such indices). Plain indexing and iteration return
-    the images unchanged.
-
-    Args:
-        dataset: A map-style data set.
-        augmentation: The views.
-    """
-
-    def __init__(self, dataset: Dataset[Any], augmentation: Augmentation) -> None:
-        self.dataset = dataset
-        self.augmentation = augmentation
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.dataset)  # type: ignore[arg-type]
-
-    def __iter__(self) -> Iterator[Any]:
-        """Iterate over the images as they are."""
-        return (self[index] for index in range(len(self)))
-
-    def __getitem__(self, index: Any) -> Any:
-        """Return one sample as it is.
-
-        Raises:
-            IndexError: If there is no such image.
-        """
-        return self.__getitems__([self._from_start(index)])[0]
-
-    def __getitems__(self, indices: Sequence[int]) -> Sequence[Any]:
-        """Return several samples, each in its view.
-
-        Raises:
-            ValueError: If a sample that is to be augmented does not begin with an image tensor.
-        """
-        return [self._view(*divmod(index, len(self))) for index in indices]
-
-    def _view(self, number: int, source: int) -> Any:
-        sample = self.dataset[source]
-        if number <= 0:
-            return sample
-        name = name_of_images(sample)
-        if name is not None:
-            return {**sample, name: self.augmentation.view(sample[name], number)}
-        image, *others = sample if isinstance(sample, Sequence) else (sample,)
-        if not isinstance(image, Tensor) or image.dim() < 2:
-            raise ValueError(
-                "Expected the samples of the training set to begin with an image tensor "
-                "(..., H, W), which `horizontal_flip` and `shift` augment, "
-                f"but got {type(image).__name__}; turn them off, or use `ToTensor()`."
-            )
-        return (self.augmentation.view(image, number), *others)
-
-    def _from_start(self, index: Any) -> int:
-        number, length = int(operator.index(index)), len(self)
-        if not -length <= number < length:
-            raise IndexError(f"Expected an index below {length}, but got {number}.")
-        return number % length
-
-
-class ImageDataset(AugmentedDataset):
-    """Images in memory; samples are ``(image (C, H, W), label, ...)``, indexed as in its parent.
+    such indices). Plain indexing and iteration return the images unchanged.
 
     Args:
         tensors: Images, then labels and whatever else there is for each image, on one device.
@@ -188,7 +124,6 @@ class ImageDataset(AugmentedDataset):
             self._others = [torch.cat([part] * len(self.augmentation)) for part in self.others]
 
     def __len__(self) -> int:
-        """Return the number of images."""
         return len(self.images)
 
     def __getitem__(self, index: Any) -> tuple[Tensor, ...]:
@@ -200,8 +135,8 @@ class ImageDataset(AugmentedDataset):
         if isinstance(index, slice):
             index = range(*index.indices(len(self)))
         if isinstance(index, Sequence) or (isinstance(index, Tensor) and index.dim()):
-            return tuple(self.__getitems__([*map(self._from_start, index)]).columns)
-        return self.__getitems__([self._from_start(index)])[0]
+            return tuple(self.__getitems__([from_start(i, len(self)) for i in index]).columns)
+        return self.__getitems__([from_start(index, len(self))])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> "Samples":
         """Return several images at once, in memory of their own."""
@@ -229,7 +164,7 @@ class ImageDataset(AugmentedDataset):
         return Samples(columns, ("images", "labels", "teacher_logits"))
 
 
-class Samples(Sequence[tuple[Tensor, ...]]):
+class Samples:
     """Samples taken together: a sequence of tuples, which `collate` joins without copying.
 
     Args:
@@ -242,17 +177,10 @@ class Samples(Sequence[tuple[Tensor, ...]]):
         self.names = names
 
     def __len__(self) -> int:
-        """Return the number of samples."""
         return len(self.columns[0])
 
-    @overload
-    def __getitem__(self, index: int) -> tuple[Tensor, ...]: ...
-    @overload
-    def __getitem__(self, index: slice) -> "Samples": ...
-    def __getitem__(self, index: int | slice) -> "tuple[Tensor, ...] | Samples":
-        """Return one sample, or some of them."""
-        parts = [column[index] for column in self.columns]
-        return Samples(parts, self.names) if isinstance(index, slice) else tuple(parts)
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        return tuple(column[index] for column in self.columns)
 
     def batch(self) -> Any:
         """Return the samples as a list of tensors, or as a dict if the parts have names."""
@@ -276,22 +204,13 @@ def collate(samples: Sequence[Any]) -> Any:
         ) from error
 
 
-def in_memory(dataset: Any) -> tuple[Tensor, ...] | None:
-    """Return the tensors of a data set of images, or None if it is of another kind.
+def from_start(index: Any, length: int) -> int:
+    """Return an index counted from the start.
 
-    Args:
-        dataset: PyTorch's `TensorDataset`, a `Subset` of one, or a `ConcatDataset` of such. A
-            subclass may override indexing and counts as another kind.
+    Raises:
+        IndexError: If there is no such image.
     """
-    if type(dataset) is Subset:
-        tensors = in_memory(dataset.dataset)
-        index = torch.as_tensor(dataset.indices, dtype=torch.int64)
-        return tensors and tuple(tensor[index] for tensor in tensors)
-    if type(dataset) is ConcatDataset:
-        parts = [in_memory(part) for part in dataset.datasets]
-        if all(part and len(part) == len(parts[0] or ()) for part in parts):
-            return tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
-        return None
-    if type(dataset) is TensorDataset and dataset.tensors[0].dim() in (3, 4):
-        return dataset.tensors
-    return None
+    number = int(operator.index(index))
+    if not -length <= number < length:
+        raise IndexError(f"Expected an index below {length}, but got {number}.")
+    return number % length

@@ -37,7 +37,6 @@ class _InTurns(DistributedSampler[int]):
         self.dataset: Any = dataset
         self.batch_size = batch_size
         self.epoch = self.seed = 0
-        self.shuffle = self.drop_last = False
         self._rank, self._num_replicas = rank, num_replicas
 
     @property
@@ -51,14 +50,6 @@ class _InTurns(DistributedSampler[int]):
         if self._num_replicas is not None:
             return self._num_replicas
         return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-    @property
-    def num_samples(self) -> int:  # type: ignore[override]
-        return len(self)
-
-    @property
-    def total_size(self) -> int:  # type: ignore[override]
-        return len(self.dataset)
 
 
 class TurnsSampler(_InTurns):
@@ -129,7 +120,6 @@ class ShuffledSampler(_InTurns):
         fraction(horizontal_flip=horizontal_flip)
         expect(0 <= shift <= 27, "shift", "an int in 0 ... 27", shift)
         self.seed = seed
-        self.shuffle = self.drop_last = True
         self.horizontal_flip = horizontal_flip
         self.augmentation = Augmentation(bool(horizontal_flip), shift)
         self._is_set = False  # whether `set_epoch` was called
@@ -200,7 +190,7 @@ class ShuffledSampler(_InTurns):
             yield indices[place : place + size]
 
     def _order(self, epoch: int) -> Tensor:
-        """Return the indices of an epoch of all processes, see `AugmentedDataset`."""
+        """Return the indices of an epoch of all processes, see `ImageDataset`."""
         num_images, shift = len(self.dataset), self.augmentation.shift
         # Hashing the pair keeps (seed 0, epoch 1) and (seed 1, epoch 0) apart.
         generator = torch.Generator().manual_seed(Random(f"{self.seed}, {epoch}").getrandbits(63))

@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Mapping
 from copy import deepcopy
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fashion_lightning.arguments import expect
+from fashion_lightning.arguments import expect, installed, new_file
 from fashion_lightning.atomic import replacing
 from fashion_lightning.export.formats import FORMATS, FormatName, Predict, describe, metadata
 from fashion_lightning.module import FashionMNISTClassifier
@@ -89,16 +88,9 @@ def export(
     given = f"{images.dtype} {tuple(images.shape)}"
     expect(is_valid, "images", "float32 (N, 1, 28, 28) with N >= 1", given)
     for package in FORMATS[format].packages:
-        if find_spec(package) is None:
-            raise ImportError(
-                f"Expected `{package}` to be installed, which the format {format} needs: "
-                "`pip install 'fashion-lightning[export]'`."
-            )
+        installed(package, "export", f"the format {format}")
     path = Path(path)
-    if path.is_dir() or (path.exists() and not overwrite):
-        raise FileExistsError(
-            f"Expected `path` to be a new file, but {path} exists; `overwrite` replaces files."
-        )
+    new_file(path, overwrite)
     classifier = deepcopy(classifier).cpu().float().eval().requires_grad_(False)
     # Building networks draws random numbers, but the caller's generator must not advance.
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():

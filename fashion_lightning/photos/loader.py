@@ -58,7 +58,6 @@ class Photos(Dataset[Tensor]):
         self.paths = [Path(path) for path in paths]
 
     def __len__(self) -> int:
-        """Return the number of files."""
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Tensor:

@@ -69,52 +69,44 @@ class TrainingTotals(Metric):
         loss, correct, num_images = self.totals.tolist()
         return {"loss": loss / num_images, "acc": correct / num_images} if num_images else {}
 
-    def sums(self) -> tuple[float, int, int]:
-        """Return summed loss, correct predictions and images of all processes."""
-        shares = gather(self.totals.tolist())
-        loss, correct, num_images = (sum(each) for each in zip(*shares, strict=True))
-        return loss, int(correct), int(num_images)
-
-    def add_sums(self, sums: Sequence[float]) -> None:
-        """Add what `sums` has returned."""
-        self.totals = self.totals + torch.tensor(sums, dtype=torch.float64)
-        self._update_count, self._computed = self._update_count + 1, None
-
 
 class Steps:
-    """Buffers training steps: adding 512 at once costs a tenth per step.
+    """The training steps of an epoch: adding 512 at once to the totals costs a tenth per step."""
 
-    Args:
-        totals: Metric to add them to.
-    """
-
-    def __init__(self, totals: TrainingTotals) -> None:
-        self.totals = totals
+    def __init__(self) -> None:
+        self._totals = TrainingTotals()
         self._noted: list[tuple[int, Tensor, Tensor, Tensor]] = []
 
     def note(self, step: int, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Keep a step: its number, and what `TrainingTotals.update` takes."""
         self._noted.append((step, loss.detach(), logits.detach(), labels))
         if len(self._noted) >= 512 and not self.first_not_finite():
-            self.add()
+            self._add()
 
     def drop(self) -> None:
-        """Forget the latest step, which Lightning skipped."""
+        """Forget the latest step."""
         del self._noted[-1:]
 
-    def add(self) -> None:
-        """Add all to the totals."""
+    def _add(self) -> None:
         if self._noted:
             _, losses, logits, labels = zip(*self._noted, strict=True)
             sizes = torch.tensor([len(part) for part in labels])
             mean = (torch.stack(losses).cpu().double() * sizes).sum() / sizes.sum()
-            self.totals.update(mean, torch.cat(logits), torch.cat([hard(part) for part in labels]))
+            self._totals.update(mean, torch.cat(logits), torch.cat([hard(part) for part in labels]))
         self._noted = []
 
-    def reset(self) -> None:
-        """Forget everything, the totals included."""
+    def sums(self) -> tuple[float, int, int]:
+        """Return summed loss, correct predictions and images of all processes."""
+        self._add()
+        shares = gather(self._totals.totals.tolist())
+        loss, correct, num_images = (sum(each) for each in zip(*shares, strict=True))
+        return loss, int(correct), int(num_images)
+
+    def reset(self, sums: Sequence[float] = (0.0, 0, 0)) -> None:
+        """Forget all steps; begin with what `sums` has returned."""
         self._noted = []
-        self.totals.reset()
+        self._totals.reset()
+        self._totals.totals = torch.tensor(sums, dtype=torch.float64)
 
     def first_not_finite(self) -> tuple[int, float] | None:
         """Return step and value of the first loss that is not finite, or None.

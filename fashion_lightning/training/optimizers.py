@@ -11,7 +11,8 @@ from fashion_lightning.arguments import expect
 
 OptimizerName = Literal["adamw", "sgd"]
 OPTIMIZER_ARGUMENTS = ("optimizer", "weight_decay", "beta2")
-"""Arguments of the module that an optimizer's state in a checkpoint overrides."""
+"""Arguments of the module that an optimizer's state in a checkpoint overrides; like ``lr``, unless
+a tuner has set that."""
 
 
 def make_optimizer(
@@ -50,17 +51,22 @@ def make_optimizer(
     return optimizer
 
 
-def check_continued(own: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:
+def check_continued(
+    own: Mapping[str, Any],
+    recorded: Mapping[str, Any],
+    names: Iterable[str] = OPTIMIZER_ARGUMENTS,
+) -> None:
     """Refuse optimizer arguments that the checkpoint's optimizer state would override.
 
     Args:
         own: The hyperparameters of this module.
         recorded: Those of the checkpoint.
+        names: The arguments to compare.
 
     Raises:
         ValueError: Names the first that differs.
     """
-    for name in OPTIMIZER_ARGUMENTS:
+    for name in names:
         right = recorded.get(name, own.get(name))
         expected = f"{right!r}, with which the run that is continued began"
         expect(own.get(name) == right, name, expected, own.get(name))

@@ -16,7 +16,7 @@ import argparse
 import platform
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
 from multiprocessing import get_context
@@ -27,8 +27,25 @@ import lightning
 import torch
 from contenders import DEVICE, EPOCHS, FULL, NATIVE, Contender
 from measuring import heading, row
+from torch.utils.data import DataLoader
 
-from fashion_lightning.speed import TRICKS
+from fashion_lightning import speed
+from fashion_lightning.data.loaders import ResumableLoader
+from fashion_lightning.speed import LeanModule, NoProfiler, SteadyProgressBar
+
+TRICKS: dict[str, Callable[[], None]] = {
+    "hook_names": lambda: delattr(LeanModule, "__setattr__"),
+    "zero_grad": lambda: delattr(LeanModule, "optimizer_zero_grad"),
+    "no_profiler": lambda: delattr(NoProfiler, "profile"),
+    "steady_bar": lambda: delattr(SteadyProgressBar, "_should_update"),
+    "search_no_driver": lambda: setattr(speed, "search_no_driver", lambda: None),
+    "keep_freed_memory": lambda: setattr(speed, "keep_freed_memory", lambda: None),
+    "flush_tiny_states": lambda: setattr(speed, "flush_tiny_states", lambda _: None),
+    "whole_batches": lambda: setattr(
+        ResumableLoader, "_batches", lambda self, _: DataLoader.__iter__(self)
+    ),
+}
+"""How each trick of `fashion_lightning.speed` is switched off in this process."""
 
 Way = partial[Any]  # of a method of `Contender`, with all its arguments
 

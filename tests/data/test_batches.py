@@ -20,11 +20,10 @@ from torchvision.transforms import ToTensor
 
 from fashion_lightning.data.batches import (
     Augmentation,
-    AugmentedDataset,
     ImageDataset,
     collate,
-    in_memory,
 )
+from fashion_lightning.data.foreign import AugmentedDataset, in_memory
 from fashion_lightning.data.loaders import ResumableLoader
 from fashion_lightning.data.sampling import ShuffledSampler, TurnsSampler
 
@@ -161,7 +160,7 @@ def test_a_foreign_data_set_is_augmented_alike() -> None:
     for ours, other in zip(training(20, 4, horizontal_flip=0.5, shift=2), loader, strict=True):
         assert torch.equal(ours[0], other[0])
         assert torch.equal(ours[1], other[1])
-    assert len(theirs) == len([*theirs]) == 103
+    assert len(theirs) == len([*theirs]) == 103  # type: ignore[misc]
     assert torch.equal(theirs[7][0], FLOAT_IMAGES[7])
 
 
@@ -239,7 +238,7 @@ def test_the_data_set_is_one_of_images_to_everybody_else() -> None:
     """Other samplers, subsets and collate functions find samples as torchvision's ToTensor."""
     dataset = training(10, horizontal_flip=0.5, shift=1).dataset
     assert isinstance(dataset, ImageDataset)
-    assert len(dataset) == len([*dataset]) == 103
+    assert len(dataset) == len([*dataset]) == 103  # type: ignore[misc]
     for index in (0, 5, -1):
         image, label = dataset[index]
         assert torch.equal(image, FLOAT_IMAGES[index])

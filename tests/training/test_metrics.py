@@ -86,7 +86,7 @@ def test_soft_labels_count_by_their_largest_and_in_the_loss_as_they_are(
 
 
 def test_training_totals_are_those_of_all_steps_however_many() -> None:
-    steps, whole = Steps(TrainingTotals()), TrainingTotals()
+    steps, whole = Steps(), TrainingTotals()
     losses, sizes, correct = torch.rand(1300), torch.randint(1, 9, (1300,)), 0
     for number, (loss, size) in enumerate(zip(losses, sizes.tolist(), strict=True)):
         logits, labels = torch.rand(size, 10), torch.randint(10, (size,))
@@ -94,22 +94,21 @@ def test_training_totals_are_those_of_all_steps_however_many() -> None:
         whole.update(loss, logits, labels)
         correct += int((logits.argmax(1) == labels).sum())
         if number == 700:  # A run that is interrupted here.
-            steps.add()
-            sums, steps = steps.totals.sums(), Steps(TrainingTotals())
-            steps.totals.add_sums(sums)
+            sums, steps = steps.sums(), Steps()
+            steps.reset(sums)
     steps.note(1300, torch.tensor(100.0), torch.rand(2, 10), torch.arange(2))
     steps.drop()
     assert len(steps._noted) < 600  # Nothing grows while nobody asks.
-    steps.add()
-    expected = {
-        "loss": pytest.approx(float(losses.double() @ sizes.double() / sizes.sum())),
-        "acc": correct / int(sizes.sum()),
+    loss, num_images = float(losses.double() @ sizes.double()), int(sizes.sum())
+    assert steps.sums() == (pytest.approx(loss), correct, num_images)  # type: ignore[comparison-overlap]
+    assert whole.compute() == {
+        "loss": pytest.approx(loss / num_images),
+        "acc": correct / num_images,
     }
-    assert steps.totals.compute() == whole.compute() == expected
 
 
 def test_the_first_loss_that_is_not_finite_is_found() -> None:
-    steps = Steps(TrainingTotals())
+    steps = Steps()
     for step, loss in enumerate((1.0, 2.0, float("inf"), float("nan"))):
         steps.note(step, torch.tensor(loss), torch.rand(2, 10), torch.arange(2))
     assert steps.first_not_finite() == (2, float("inf"))

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 from typing_extensions import override
 
-from fashion_lightning.training.epochs import EpochModule
+from fashion_lightning.hooks.epochs import EpochModule
 from fashion_lightning.training.optimizers import check_continued
 
 
@@ -31,21 +31,19 @@ class ResumableModule(EpochModule):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the package's version, the temperature and the state of the run.
+        """Add the package's version and the state of the run.
 
         Raises:
             FloatingPointError: If a loss or a weight is not finite.
         """
+        super().on_save_checkpoint(checkpoint)
         checkpoint["fashion_lightning_version"] = version("fashion-lightning")
-        # Callbacks may have averaged the weights; this temperature is of the last validation.
-        checkpoint["state_dict"]["temperature"] = self.temperature.clone()
         self.check_loss()
         if self.trainer.optimizers:
             for weights in self.parameters():
                 if not is_lazy(weights) and not weights.isfinite().all():
                     raise self.diverged("A weight is not finite", self.global_step)
-        self._steps.add()
-        checkpoint["train_sums"] = self._steps.totals.sums()
+        checkpoint["train_sums"] = self._steps.sums()
         # Every process draws the same numbers from the same seed: one state serves all.
         checkpoint["rng_states"] = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
@@ -58,9 +56,8 @@ class ResumableModule(EpochModule):
             if type(self).configure_optimizers.__module__.startswith("fashion_lightning."):
                 check_continued(self.hparams, checkpoint.get("hyper_parameters", {}))
             self._rng_states = checkpoint.get("rng_states", {})
-            self._steps.reset()
-            if self.trainer.global_rank == 0:  # The sums are those of all processes.
-                self._steps.totals.add_sums(checkpoint.get("train_sums", (0.0, 0, 0)))
+            sums = checkpoint.get("train_sums", (0.0, 0, 0))  # of all processes
+            self._steps.reset(sums if self.trainer.global_rank == 0 else (0.0, 0, 0))
         elif "current_model_state" in checkpoint:
             # `WeightAveraging` would continue with these weights, even in a test after a fit.
             # Outside a fit, a checkpoint is its averaged weights.

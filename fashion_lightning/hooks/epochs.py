@@ -1,16 +1,13 @@
-"""A LightningModule that accumulates step outputs and logs metrics when the epoch ends."""
+"""Accumulates what steps return, and logs metrics when the epoch ends."""
 
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
-from fashion_lightning.training.calibration import fit_temperature
-from fashion_lightning.training.metrics import Outputs, Steps, TrainingTotals, metrics
+from fashion_lightning.training.metrics import Outputs, Steps, metrics
 from fashion_lightning.training.optimizers import learning_rates
 
 
@@ -18,19 +15,13 @@ class EpochModule(LightningModule):
     """Accumulates training steps and evaluated logits in metrics, each reset with its epoch.
 
     Steps that are not called by the trainer are not accumulated.
-
-    Attributes:
-        temperature: Divisor of the logits in evaluation.
     """
-
-    temperature: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self._steps = Steps(TrainingTotals())  # of the running epoch
+        self._steps = Steps()  # of the running epoch
         self._is_noted = False  # whether the running step has been noted
         self._outputs = dict[tuple[str, int], Outputs]()  # by stage and number of the loader
-        self._has_calibrated = False  # in the running fit
 
     def caller(self, step: str) -> Trainer | None:
         """Return the trainer if it has called this step; None if a callback, a loop or a user did.
@@ -70,11 +61,6 @@ class EpochModule(LightningModule):
         outputs = self._outputs.get((stage, loader))
         return outputs.result() if outputs else None
 
-    def calibrate(self, logits: Tensor, labels: Tensor) -> None:
-        """Fit the temperature to validation images."""
-        self.temperature.fill_(fit_temperature(logits, labels))
-        self._has_calibrated = True
-
     @override
     def on_fit_start(self) -> None:
         """Put all layers in train mode; `from_pretrained` returns eval mode."""
@@ -83,33 +69,13 @@ class EpochModule(LightningModule):
             self.train()
 
     @override
-    def on_train_start(self) -> None:
-        """Note that this fit has found no temperature yet."""
-        self._has_calibrated = False
-        super().on_train_start()
-
-    @override
-    def on_train_end(self) -> None:
-        """Warn if the temperature was fitted to other weights."""
-        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
-        averages = any(isinstance(each, StochasticWeightAveraging) for each in callbacks)
-        if self.temperature != 1 and (averages or not self._has_calibrated):
-            reason = "were averaged since" if averages else "this fit has not calibrated"
-            rank_zero_warn(
-                f"The temperature is {self.temperature:.3g}, of other weights than these, which "
-                f"{reason}: their probabilities are not calibrated."
-            )
-
-    @override
     def on_train_epoch_start(self) -> None:
-        """Discard the steps of an interrupted epoch."""
-        self._steps.reset()
+        self._steps.reset()  # of an interrupted epoch
 
     @override
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Forget a step that returned None, which Lightning skips."""
         if self._is_noted and not outputs and self.automatic_optimization:
-            self._steps.drop()
+            self._steps.drop()  # Lightning skips steps that return None.
         self._is_noted = False
         super().on_train_batch_end(outputs, batch, batch_idx)
 
@@ -121,8 +87,7 @@ class EpochModule(LightningModule):
             FloatingPointError: If a loss was not finite.
         """
         self.check_loss()
-        self._steps.add()
-        loss, correct, num_images = self._steps.totals.sums()
+        loss, correct, num_images = self._steps.sums()
         # Here, so that this epoch's checkpoint does not hold its sums.
         self._steps.reset()
         if num_images:
@@ -131,26 +96,23 @@ class EpochModule(LightningModule):
 
     @override
     def on_validation_start(self) -> None:
-        """Discard the outputs of an interrupted evaluation."""
-        self._outputs.clear()
+        self._outputs.clear()  # of an interrupted evaluation
 
     @override
     def on_test_start(self) -> None:
-        """Discard the outputs of an interrupted evaluation."""
         self._outputs.clear()
 
     @override
     def on_test_epoch_end(self) -> None:
-        """Log the metrics of the test images."""
-        self.log_evaluation("test", is_calibrated=True)
+        self.log_evaluation("test")
 
-    def log_evaluation(self, stage: str, *, is_calibrated: bool) -> None:
-        """Log the metrics of each loader and discard its logits."""
+    def log_evaluation(self, stage: str, divisor: Tensor | None = None) -> None:
+        """Log the metrics of each loader, of its logits by the divisor; discard the logits."""
         loaders = {key[1]: key for key in self._outputs if key[0] == stage}
         for index, key in sorted(loaders.items()):
             logits, labels = self._outputs.pop(key).result()
-            if not is_calibrated:
-                logits = logits / self.temperature.double()
+            if divisor is not None:
+                logits = logits / divisor.double()
             for name, value in metrics(logits, labels).items():
                 if index == 0:
                     is_on_bar = (stage, name) == ("val", "acc")
