@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor
@@ -35,6 +36,25 @@ def local(path: str | Path) -> Path:
     if "://" in str(path):
         raise ValueError(f"Expected a folder or file of this machine, but got {path}.")
     return Path(path)
+
+
+def check_output(path: Path, loaders: Any = None) -> None:
+    """Refuse to write where nothing can be written, or over a photograph that is predicted.
+
+    Raises:
+        MisconfigurationException: Names the path and the reason.
+    """
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    photos = getattr(getattr(_loader(loaders, 0), "dataset", None), "paths", [])
+    reason = ""
+    if path.is_dir():
+        reason = "which is a folder"
+    elif not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        reason = f"and {folder} is no folder that can be written"
+    elif path.exists() and any(each.exists() and path.samefile(each) for each in photos):
+        reason = "which is one of the photographs that are predicted"
+    if reason:
+        raise MisconfigurationException(f"Expected a file to write, but got {path}, {reason}.")
 
 
 def names_of_classes(

@@ -17,6 +17,7 @@ from typing_extensions import override
 from fashion_lightning.arguments import installed, new_file
 from fashion_lightning.atomic import replacing
 from fashion_lightning.callbacks.outputs import (
+    check_output,
     check_probabilities,
     local,
     names_of_classes,
@@ -55,6 +56,7 @@ class PredictionWriter(BasePredictionWriter):
 
     Raises:
         FileExistsError: Before predicting, if `path` is a folder, or a file and not `overwrite`.
+        MisconfigurationException: Likewise, if it cannot be written, or is one of the photographs.
         ImportError: Before predicting, for Parquet without pyarrow.
         ValueError: If `predict_step` returns something else, or it is unknown which
             images a batch holds.
@@ -74,14 +76,18 @@ class PredictionWriter(BasePredictionWriter):
             return
         path = local(self.path or run_folder(trainer) / "predictions.csv")
         new_file(path, self.overwrite)
+        check_output(path)
         if path.suffix == ".parquet":
             installed("pyarrow", "parquet", "a Parquet table")
         self._file, ranks = path, range(trainer.world_size)
+        self._log = path.with_name(f"{path.name}.log")
         self._parts = [path.with_name(f".{path.name}.part{rank}") for rank in ranks]
 
     @override
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin this process's part."""
+        for path in (self._file, self._log):
+            check_output(path, trainer.predict_dataloaders)
         self._file.parent.mkdir(parents=True, exist_ok=True)
         self._part = open_table(self._parts[trainer.global_rank], self._file.suffix)
         self._last = [-1] * len(trainer.num_predict_batches)  # latest index, by loader
@@ -176,11 +182,10 @@ class PredictionWriter(BasePredictionWriter):
         self.problems = dict(sorted(problem for share, _ in shares for problem in share.items()))
         if not trainer.is_global_zero:
             return
-        log = self._file.with_name(f"{self._file.name}.log")
-        log.unlink(missing_ok=True)  # of a table that this one replaces
+        self._log.unlink(missing_ok=True)  # of a table that this one replaces
         if self.problems:
             text = "".join(f"{path}: {reason}\n" for path, reason in self.problems.items())
-            with replacing(log) as new:
+            with replacing(self._log) as new:
                 new.write_text(text, encoding="utf-8", errors="replace")
         in_order = all(is_sorted for _, is_sorted in shares)
         merge_tables(self._parts, self._file, keys=self._keys, in_order=in_order)

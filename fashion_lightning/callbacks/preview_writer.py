@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fashion_lightning.atomic import replacing
-from fashion_lightning.callbacks.outputs import check_probabilities, names_of_classes
+from fashion_lightning.callbacks.outputs import check_output, check_probabilities, names_of_classes
 from fashion_lightning.photos import read_picture
 from fashion_lightning.plotting import draw_preview, png
 
@@ -24,6 +24,10 @@ class PreviewWriter(Callback):
 
     Args:
         path: The PNG file. One that exists is replaced.
+
+    Raises:
+        MisconfigurationException: Before predicting, if `path` cannot be written, or is one of the
+            photographs.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -31,9 +35,14 @@ class PreviewWriter(Callback):
         self._rows: list[tuple[Path, Tensor, Tensor]] = []  # path, image, probabilities
 
     @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "predict":
+            check_output(self.path)
+
+    @override
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget what an interrupted prediction left."""
-        self._rows = []
+        check_output(self.path, trainer.predict_dataloaders)
+        self._rows = []  # of an interrupted prediction
 
     @override
     def on_predict_batch_end(

@@ -2,7 +2,6 @@
 
 from copy import deepcopy
 from inspect import signature
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,11 +31,8 @@ def check_config(command: str, config: Namespace) -> None:
     if command == "fit":
         _check_effects(config)
     if command == "predict" and config.preview is not None:
-        preview, path = config.preview, Path(config.preview)
         is_given = config.data.images is not None
-        expect(is_given, "preview", "given together with `images`", preview)
-        is_file = not path.is_dir() and all(p.is_dir() or not p.exists() for p in path.parents)
-        expect(is_file, "preview", "a file in a folder", preview)
+        expect(is_given, "preview", "given together with `images`", config.preview)
 
 
 def _check_effects(config: Namespace) -> None:

@@ -23,7 +23,7 @@ class PhotoBatch(NamedTuple):
     images: Tensor  # float32, (B, 1, 28, 28), in [0, 1]
     # int64, (B,): positions in `Photos.paths`. Tuples have a method of that name.
     index: Tensor  # type: ignore[assignment]
-    path: list[str]  # Bytes that are not valid Unicode are written as \xff.
+    path: list[str]  # as `escape_name` writes them
     problems: dict[str, str]  # one sentence for each unreadable file, by its path
 
 
@@ -31,7 +31,8 @@ def read_image(path: str | Path) -> Tensor:
     """Convert a photograph to an image of FashionMNIST.
 
     Args:
-        path: A PNG, JPEG, WebP, BMP, TIFF or GIF file; the first frame of an animation is used.
+        path: A PNG, JPEG, WebP, HEIC, AVIF, BMP, TIFF or GIF file; of an animation, the first frame
+            is used.
 
     Returns:
         uint8, ``(28, 28)``: the garment light on black, see `to_fashion_mnist`.
@@ -102,7 +103,7 @@ def collate_photos(samples: Any) -> PhotoBatch:
             images.append(sample)
             index.append(place)
         else:  # The cause is the error without the file's name.
-            problems[str(samples.paths[place])] = str(sample.__cause__)
+            problems[escape_name(samples.paths[place])] = str(sample.__cause__)
     return PhotoBatch(
         torch.stack(images) if images else torch.empty(0, 1, IMAGE_SIZE, IMAGE_SIZE),
         torch.tensor(index, dtype=torch.int64),

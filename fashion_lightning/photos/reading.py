@@ -13,10 +13,13 @@ from typing import IO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from fashion_lightning.arguments import installed
 from fashion_lightning.data.files import IMAGE_SIZE
 
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # PIL has more, some of them risky.
-_FORMAT_NAMES = "PNG, JPEG, WebP, BMP, TIFF or GIF"
+# PIL has more, some of them risky. HEIC is read by pillow-heif.
+_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "TIFF", "GIF")
+_FORMAT_NAMES = "PNG, JPEG, WebP, HEIC, AVIF, BMP, TIFF or GIF"
+_HEIC = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypheim", b"ftypheis", b"ftypmif1", b"ftypmsf1")
 # All of these are listed as pictures; those that cannot be decoded are then reported.
 _ENDINGS = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
@@ -91,8 +94,13 @@ def naming(path: str | Path) -> Iterator[None]:
 
 
 def escape_name(path: str | Path) -> str:
-    r"""Return a file's name, with bytes that are not valid Unicode as ``\xff``."""
-    return os.fsencode(path).decode(errors="backslashreplace")
+    r"""Return a file's name for tables and terminals, with what is not printable as ``\xff``.
+
+    Spreadsheets compute names that begin with ``=``, ``+``, ``-`` or ``@``: they begin with ``./``.
+    """
+    name = os.fsencode(path).decode(errors="backslashreplace")
+    name = f"./{name}" if name.startswith(tuple("=+-@")) else name
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def decode(path: Path) -> Image.Image:
@@ -100,7 +108,7 @@ def decode(path: Path) -> Image.Image:
     with _open(path) as file:
         try:
             with _no_warnings():
-                picture = Image.open(file, formats=_FORMATS)
+                picture = _identify(file)
             width, height = picture.size
             if width * height > _MAX_PIXELS:
                 raise Image.DecompressionBombError
@@ -116,9 +124,27 @@ def decode(path: Path) -> Image.Image:
             raise ValueError(
                 f"Expected at most {_MAX_PIXELS // 10**6} million pixels, but got more."
             ) from error
+        except ImportError as error:
+            raise ValueError(str(error)) from error
         except Exception as error:  # PIL raises almost any exception on damaged files.
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(f"Expected an intact picture, but got: {reason}.") from error
+
+
+def _identify(file: IO[bytes]) -> Image.Image:
+    """Return a picture of which only the header has been read."""
+    is_heic = file.read(12)[4:] in _HEIC
+    file.seek(0)
+    if not is_heic:
+        return Image.open(file, formats=_FORMATS)
+    installed("pillow_heif", "photos", "HEIC pictures")
+    from pillow_heif import open_heif
+
+    heic = open_heif(file)
+    if heic.size[0] * heic.size[1] > _MAX_PIXELS:
+        raise Image.DecompressionBombError
+    picture: Image.Image = heic.to_pillow()
+    return picture
 
 
 def _open(path: Path) -> IO[bytes]:

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import numpy as np
+import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from PIL import Image
 
 from fashion_lightning import FashionMNISTClassifier, FashionMNISTDataModule
@@ -59,6 +61,30 @@ def test_photographs_have_rows_and_unreadable_ones_are_logged(
     with Image.open(tmp_path / "preview.png") as preview:
         assert preview.height > preview.width  # ten rows
         assert np.asarray(preview.convert("L")).std() > 10  # and something in them
+
+
+@pytest.mark.parametrize("name", ["table.csv", "table.csv.log", "preview.png"])
+def test_no_photograph_is_written_over(
+    name: str, trained: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    image = files.load(data_dir, train=False)[0][0]
+    photo = save(tmp_path / "photos", "one.png", image)
+    (tmp_path / name).symlink_to(photo)
+    before = photo.read_bytes()
+    with pytest.raises((MisconfigurationException, FileExistsError), match=name):
+        predict(tmp_path, tmp_path / "photos", trained, batch_size=5)
+    assert photo.read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"photos", name}
+
+
+def test_a_place_that_cannot_be_written_is_refused_first(
+    trained: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    save(tmp_path / "photos", "one.png", files.load(data_dir, train=False)[0][0])
+    (tmp_path / "preview.png").mkdir()
+    with pytest.raises(MisconfigurationException, match="which is a folder"):
+        predict(tmp_path, tmp_path / "photos", trained, batch_size=5)
+    assert {path.name for path in tmp_path.iterdir()} == {"photos", "preview.png"}
 
 
 def test_the_log_is_removed_once_every_photograph_is_readable(

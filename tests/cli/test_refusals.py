@@ -155,8 +155,14 @@ COMMAND: list[Case] = [
     ("fit_short --seeds 2 --compare_to nowhere", ("summary.json of `fit --seeds`, but got nowhe",)),
     ("fit_short --seeds 2 --compare_to a_file", ("but a_file holds something else.",)),
     ("predict --preview x.png", ("`preview` to be given together with `images`, but got 'x.png'",)),
-    ("predict --preview a_folder --data.images a_file", ("`preview` to be a file in a folder",)),
-    ("predict --preview a_file/x.png --data.images a_file", ("but got 'a_file/x.png'",)),
+    (
+        "predict --preview a_folder --data.images a_file --ckpt_path pretrained:mlp",
+        ("but got a_folder, which is a folder",),
+    ),
+    (
+        "predict --preview a_file/x.png --data.images a_file --ckpt_path pretrained:mlp",
+        ("a_file is no folder that can be written",),
+    ),
     ("fit --preview x.png", ("unrecognized arguments: --preview", "fit --help")),
     ("predict --predictions.overwrite x", ("`predictions.overwrite` to be true or false",)),
     ("fit --seed_everything x", ("`seed_everything` to be true or false or an int, but got x.",)),

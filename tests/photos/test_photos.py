@@ -3,12 +3,15 @@
 import io
 import os
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+import pillow_heif
 import pytest
 import torch
 from PIL import Image
@@ -105,6 +108,41 @@ def test_lossless_formats_give_the_same_image(kind: str, tmp_path: Path) -> None
     assert torch.equal(read_image(tmp_path / "picture"), to_fashion_mnist(picture))
 
 
+@pytest.mark.parametrize("kind", ["HEIF", "AVIF", "MPO"])
+def test_the_formats_of_phones_are_read_upright(kind: str, tmp_path: Path) -> None:
+    """The camera was turned; each format notes that in its own way."""
+    picture, exif = garment((255, 255, 255), (0, 0, 0), "RGB"), Image.Exif()
+    exif[0x0112] = 6
+    lying = picture.rotate(90, expand=True)
+    if kind == "HEIF":
+        pillow_heif.from_pillow(lying).save(tmp_path / "picture", exif=exif.tobytes())
+    else:
+        lying.save(tmp_path / "picture", kind, exif=exif, quality=90)
+    image = read_image(tmp_path / "picture")
+    assert (image.float() - to_fashion_mnist(picture).float()).abs().mean() < 3
+
+
+@pytest.mark.parametrize("mode", ["I;16", "LA", "P", "1", "CMYK"])
+def test_pictures_of_any_mode_are_read(mode: str, tmp_path: Path) -> None:
+    picture = garment((255, 255, 255), (0, 0, 0), "RGB")
+    if mode == "I;16":
+        other = Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257)
+    else:
+        other = picture.convert(mode)
+    other.save(tmp_path / "picture", "TIFF" if mode == "CMYK" else "PNG")
+    image = read_image(tmp_path / "picture")
+    assert (image.float() - to_fashion_mnist(picture).float()).abs().mean() < 1
+
+
+def test_a_heic_photograph_without_its_package_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "one.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(50))
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(ValueError, match=r"one\.heic: Expected pillow_heif .*\[photos\]"):
+        read_image(tmp_path / "one.heic")
+
+
 def test_unreadable_files_are_reported_and_the_others_read(tmp_path: Path) -> None:
     contents = hostile_files()
     for name, content in contents.items():
@@ -160,6 +198,17 @@ def test_file_names_that_are_not_unicode_are_escaped(tmp_path: Path) -> None:
     path.write_bytes(encoded("PNG"))
     (batch,) = loader(find_images(tmp_path), batch_size=1)
     assert batch.path == [str(tmp_path / r"caf\xe9.png")]
+
+
+def test_names_neither_steer_a_terminal_nor_are_computed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("=1+1.png").write_bytes(encoded("PNG"))
+    Path("a\x1b[2J\nb.png").write_bytes(b"")
+    ((batch),) = loader([Path("=1+1.png"), Path("a\x1b[2J\nb.png")], batch_size=2)
+    assert batch.path == ["./=1+1.png"]
+    assert [*batch.problems] == [r"a\x1b[2J\nb.png"]
 
 
 def test_pytorchs_collate_function_works_or_raises_for_an_unreadable_file(
