@@ -1,13 +1,13 @@
 """The LightningDataModule: owns FashionMNIST's download, split and batching for all four stages."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 from typing_extensions import override
 
 from fashion_lightning.arguments import at_least, expect, fraction
@@ -68,9 +68,9 @@ class FashionMNISTDataModule(ResumableDataModule):
     """Arguments that checkpoints never set: paths, and what depends on the machine."""
 
     # Data sets. `setup` makes them a `TensorDataset` of uint8 images ``(N, 28, 28)`` and labels.
-    train_set: Any
-    val_set: Any
-    test_set: Any
+    train_set: Any = None
+    val_set: Any = None
+    test_set: Any = None
 
     def __init__(
         self,
@@ -155,7 +155,7 @@ class FashionMNISTDataModule(ResumableDataModule):
     @override
     def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
         """Return the loader of the validation images; an empty list if there are none."""
-        if not isinstance(self.val_set, IterableDataset) and not len(self.val_set):
+        if isinstance(self.val_set, Sized) and not len(self.val_set):
             return []
         return self._evaluation(self.val_set)
 

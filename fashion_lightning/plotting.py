@@ -1,7 +1,4 @@
-"""Figures: tensors and plain values in, matplotlib figures out. No trainer, no files, no pyplot.
-
-The smallest text is legible where a figure is shown 400 pixels wide, as on a telephone.
-"""
+"""Figures, legible at 400 pixels, of tensors and plain values: no trainer, files or pyplot."""
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
@@ -47,14 +44,16 @@ _STYLE: list[Any] = [
 ]
 
 
+class _Figure(Figure):
+    """A figure that a notebook shows, also without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        return png(self)
+
+
 @style.context(_STYLE)
 def png(figure: Figure) -> bytes:
-    r"""Render a figure, 780 pixels wide.
-
-    Example:
-        >>> png(learning_curves({"val_acc": [(0, 0.8), (1, 0.9)]}))[:4]
-        b'\x89PNG'
-    """
+    """Return a figure as a PNG, 780 pixels wide."""
     content = BytesIO()
     figure.savefig(content, format="png")
     return content.getvalue()
@@ -70,7 +69,7 @@ def confusion_matrix(
         confusion: Counts, ``(C, C)``, row = true class, column = predicted class.
         class_names: Names of the C classes. Of more than 20, only some are shown, and no counts.
     """
-    figure = Figure(figsize=(_WIDTH, 5.0), layout="compressed")
+    figure = _Figure(figsize=(_WIDTH, 5.0), layout="compressed")
     axes = figure.subplots()
     counts = torch.as_tensor(confusion).cpu().numpy()
     # Most images lie on the diagonal; a square root makes the others visible.
@@ -104,7 +103,7 @@ def reliability_diagram(
         uncalibrated: Probabilities before temperature scaling, ``(N, num_classes)``, to compare.
         n_bins: Number of bins.
     """
-    figure = Figure(figsize=(_WIDTH, 5.6), layout="constrained")
+    figure = _Figure(figsize=(_WIDTH, 5.6), layout="constrained")
     curve, histogram = figure.subplots(2, sharex=True, height_ratios=[3, 1])
     curve.plot([0, 1], [0, 1], color=_LINE, linestyle="--", label="perfectly calibrated")
     edges = np.linspace(0, 1, n_bins + 1)
@@ -167,7 +166,7 @@ def draw_mistakes(
     columns, rows = 4, -(-len(images) // 4)
     width = _WIDTH / columns
     side, height = width - 0.38, width + 0.22  # with three lines of text
-    figure = Figure(figsize=(_WIDTH, height * rows))
+    figure = _Figure(figsize=(_WIDTH, height * rows))
     axes = figure.add_axes((0, 0, 1, 1))  # In inches. Two dozen axes would be slow.
     for number, (image, label, prediction, confidence) in enumerate(
         zip(images, labels.tolist(), predictions.tolist(), confidences.tolist(), strict=True)
@@ -203,7 +202,7 @@ def learning_curves(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Figu
     if not panels:
         return _notice("No learning curves were logged.")
     heights = [1.0 if panel == "learning rate" else 2.0 for panel in panels]
-    figure = Figure(figsize=(_WIDTH, 0.4 + 1.1 * sum(heights)), layout="constrained")
+    figure = _Figure(figsize=(_WIDTH, 0.4 + 1.1 * sum(heights)), layout="constrained")
     grid = figure.subplots(len(panels), squeeze=False, height_ratios=heights).flat
     for axes, (panel, names) in zip(grid, panels.items(), strict=True):
         for name in names:
@@ -234,7 +233,7 @@ def samples(
         per_class: Images per row. A class with fewer leaves the rest of its row empty.
         class_names: Names of the classes.
     """
-    figure = Figure(figsize=(_WIDTH, min(5.7, 45 / per_class)), layout="compressed")
+    figure = _Figure(figsize=(_WIDTH, min(5.7, 45 / per_class)), layout="compressed")
     axes = figure.subplots()
     side = images.shape[-1] + 2  # In one picture. Eighty axes would be slow.
     sheet = np.full((side * len(class_names), side * per_class), np.nan)
@@ -262,7 +261,7 @@ def draw_seeds(summary: Mapping[str, Any]) -> Figure:
         ("test accuracy", {"all images": summary["metrics"]["test_acc"]}),
         ("F1 score", {name: numbers["f1"] for name, numbers in classes.items()}),
     ]
-    figure = Figure(figsize=(_WIDTH, 1.6 + 0.32 * len(classes)), layout="constrained")
+    figure = _Figure(figsize=(_WIDTH, 1.6 + 0.32 * len(classes)), layout="constrained")
     grid = figure.subplots(2, height_ratios=[1, 1.2 * len(classes)])
     for axes, (title, rows) in zip(grid, panels, strict=True):
         for place, number in enumerate(rows.values()):
@@ -296,7 +295,7 @@ def draw_preview(
         names: Paths of the photographs, whose file names are shown.
         class_names: Names of the C classes.
     """
-    figure = Figure(figsize=(_WIDTH, 1.35 * len(pictures) + 0.2), layout="constrained")
+    figure = _Figure(figsize=(_WIDTH, 1.35 * len(pictures) + 0.2), layout="constrained")
     grid = figure.subplots(len(pictures), 3, squeeze=False, width_ratios=[1, 1, 1.3])
     grid[0, 1].set_title("network's input", pad=3)
     grid[0, 2].set_title("prediction", pad=3)
@@ -320,7 +319,7 @@ def draw_preview(
 
 
 def _notice(text: str) -> Figure:
-    figure = Figure(figsize=(_WIDTH, 1.0))
+    figure = _Figure(figsize=(_WIDTH, 1.0))
     figure.text(0.5, 0.5, text, ha="center", va="center")
     return figure
 

@@ -231,3 +231,28 @@ def test_a_checkpoint_of_another_split_warns(data_dir: Path) -> None:
         same.load_state_dict(state)  # Warnings are errors here.
     with pytest.warns(UserWarning, match="images leak"):
         same.load_state_dict(state | {"split_digest": "0" * 64})
+
+
+def test_a_loader_made_before_its_processes_is_shared_by_them(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a Trainer or Fabric starts them later."""
+    loader = ready(data_dir, "fit", horizontal_flip=0).train_dataloader()
+    assert len(loader) == 110
+    indices: list[int] = []
+    for rank in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.distributed, "is_initialized", lambda: True)
+            patch.setattr(torch.distributed, "get_world_size", lambda: 2)
+            patch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+            loader.sampler.set_epoch(0)  # type: ignore[attr-defined]
+            assert len(loader) == 55
+            indices += loader.sampler
+    assert len(indices) == len({*indices}) == 55_000
+
+
+def test_a_loader_before_setup_is_refused(data_dir: Path) -> None:
+    datamodule = FashionMNISTDataModule(data_dir)
+    for name in ("train", "val", "test", "predict"):
+        with pytest.raises(ValueError, match="`dataset` to be loaded by `setup`"):
+            getattr(datamodule, f"{name}_dataloader")()

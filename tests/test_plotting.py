@@ -67,6 +67,12 @@ def test_figures_of_real_images_are_small_files(test_set: tuple[Tensor, Tensor])
         assert 20_000 < len(plotting.png(figure)) < 300_000
 
 
+def test_a_notebook_shows_a_figure() -> None:
+    """IPython asks an object that it does not know for this method."""
+    figure: Any = plotting.confusion_matrix([[1, 0], [0, 1]], ["a", "b"])
+    assert figure._repr_png_()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
 def test_the_users_style_does_not_apply() -> None:
     curves = {"val_acc": [(0.0, 0.5), (1.0, 0.75)]}
     plain = plotting.png(plotting.learning_curves(curves))

@@ -1,6 +1,7 @@
 """The command's parser, which refuses an argument or a config file in one sentence."""
 
 import re
+from argparse import SUPPRESS, Action
 from typing import Any, NoReturn
 
 import yaml
@@ -8,6 +9,8 @@ from jsonargparse import Namespace, get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning_utilities.core.enums import StrEnum
 from typing_extensions import override
+
+from fashion_lightning.cli.help import describe, nearest
 
 _load = get_loader("yaml")
 _NAMES = {
@@ -99,6 +102,18 @@ _OPTIONS: list[tuple[str, str, Any, Any, str]] = [
 ]
 
 
+class _HelpAll(Action):
+    """Prints what jsonargparse knows of all options."""
+
+    def __init__(self, option_strings: list[str], dest: str, **kwargs: Any) -> None:
+        super().__init__(option_strings, SUPPRESS, nargs=0, default=SUPPRESS, **kwargs)
+
+    @override
+    def __call__(self, parser: Any, *_: Any) -> None:
+        print(LightningArgumentParser.format_help(parser))
+        parser.exit()
+
+
 class Parser(LightningArgumentParser):
     """Lightning's parser, with short refusals that name the config file they are about."""
 
@@ -110,9 +125,15 @@ class Parser(LightningArgumentParser):
 
     def add_own_options(self) -> None:
         """Add the options that only this subcommand has."""
+        self.add_argument("--help_all", action=_HelpAll, help="Show all options and exit.")
         for command, name, kind, default, text in _OPTIONS:
             if command == self.command:
                 self.add_argument(f"--{name}", type=kind, default=default, help=text)
+
+    @override
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
+        """Return one line for each option that people change; `--help_all` has the others."""
+        return describe(self.command, self._actions)
 
     @override
     def print_usage(self, file: Any = None) -> None:
@@ -133,4 +154,7 @@ class Parser(LightningArgumentParser):
     @override
     def error(self, message: str, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuse in one sentence."""
+        unknown = re.match(r"unrecognized arguments: (--\S+)", message)
+        if unknown and (meant := nearest(unknown[1], self._actions)):
+            message = f"{message}; did you mean {meant}?"
         super().error(self._file + shorten(message), *args, **kwargs)

@@ -95,7 +95,8 @@ class LoaderFactory:
         self.pin_memory = pin_memory
         self.trainer = trainer
         self.device = trainer.strategy.root_device if trainer else torch.device("cpu")
-        self.share: dict[str, Any] = {"rank": None, "num_replicas": 1}
+        # None: whatever `torch.distributed` says when an epoch begins.
+        self.share: dict[str, Any] = {"rank": None, "num_replicas": None}
         if trainer:
             self.share = {"rank": trainer.global_rank, "num_replicas": trainer.world_size}
         elif dist.is_available() and dist.is_initialized():
@@ -122,6 +123,7 @@ class LoaderFactory:
         Raises:
             ValueError: If `dataset` is of a kind that cannot be augmented.
         """
+        _check_loaded(dataset)
         if self._overfits:
             return self.evaluation(dataset, batch_size)  # the same few batches in every epoch
         augmentation = Augmentation(bool(horizontal_flip), shift)
@@ -164,6 +166,7 @@ class LoaderFactory:
                 first. Otherwise each image comes once, see `TurnsSampler`.
             **options: Further options of the DataLoader.
         """
+        _check_loaded(dataset)
         options = self._options(0) | options
         if isinstance(dataset, IterableDataset):
             return DataLoader(dataset, batch_size=batch_size, **options)
@@ -171,7 +174,7 @@ class LoaderFactory:
         if tensors:
             dataset = ImageDataset([tensor.to(self._memory) for tensor in tensors])
         sampler: DistributedSampler[Any] | None = None
-        processes = self.share["num_replicas"]
+        processes = self.share["num_replicas"] or 1
         if processes > 1 and not self._overfits:
             rank_zero_info(
                 f"{processes} processes share {len(dataset):,} images: "
@@ -199,6 +202,10 @@ class LoaderFactory:
             # Without a generator of its own, each iteration draws from the global one.
             "generator": torch.Generator().manual_seed(seed % 2**63),
         }
+
+
+def _check_loaded(dataset: Any) -> None:
+    expect(dataset is not None, "dataset", "loaded by `setup` before its loader is made", dataset)
 
 
 def running(trainer: Any) -> Any:

@@ -139,6 +139,8 @@ class EpochModule(LightningModule):
 
     def diverged(self, what: str, step: int) -> FloatingPointError:
         """Return the error for a diverged run."""
-        rates = learning_rates(self.trainer)
-        advice = f" The learning rate is {rates[0]:.3g}; a lower `lr` may help." if rates else ""
+        groups = [group for each in self.trainer.optimizers for group in each.param_groups]
+        rates = [group.get("initial_lr", group["lr"]) for group in groups]
+        peak = f" The learning rate is {rates[0]:.3g} at its peak; a lower `lr` may help."
+        advice = peak if rates else ""
         return FloatingPointError(f"{what} at step {step}, and training has ended.{advice}")

@@ -363,6 +363,28 @@ def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert __version__ in out if arguments == ["--version"] else "--config" in out
 
 
+@pytest.mark.parametrize("name", ["fit", "validate", "test", "predict", "export"])
+def test_the_help_of_a_command_fits_in_three_screens(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 110
+    assert 20 < len(lines) < (100 if name == "fit" else 50)
+    assert ("--model.lr " in "".join(lines)) == (name == "fit")
+    assert f"{name} --help_all" in lines[-1]
+
+
+def test_all_options_have_their_types(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", "--help_all"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert "--trainer.sync_batchnorm" in out
+    assert "(type: " in out
+
+
 def test_a_run_prints_device_precision_and_folder(
     command: Command, here: Path, said: pytest.LogCaptureFixture
 ) -> None:
