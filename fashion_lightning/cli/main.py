@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from fashion_lightning import __version__
 from fashion_lightning.cli.app import FashionLightningCLI
+from fashion_lightning.cli.output import leave_out_notices
 from fashion_lightning.cli.parser import Parser
 from fashion_lightning.cli.several_seeds import Series, train_others
 from fashion_lightning.cli.trainer import ExportingTrainer
@@ -35,6 +36,7 @@ def main(args: Sequence[str] | None = None) -> None:
     tune_process()
     for message in _WARNINGS:
         warnings.filterwarnings("ignore", message)
+    leave_out_notices()
     arguments = sys.argv[1:] if args is None else [*args]
     cli = _run(arguments)
     if cli.series:

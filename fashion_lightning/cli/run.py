@@ -22,6 +22,7 @@ class Run:
         self.last = self.checkpoints / "last.ckpt"
         self.config = folder / "config.yaml"
         self.report = folder / "report" / "metrics.json"
+        self.page = folder / "report" / "report.html"
 
     @classmethod
     def open(cls, command: str, config: Namespace, checkpoint: Path | None) -> "Run":

@@ -1,5 +1,6 @@
 """The command's Trainer: Lightning's with `export`, and what it gets beside its own options."""
 
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from fashion_lightning.callbacks import BestAndLast, PreviewWriter, ReportWriter, SteadyProgressBar
 from fashion_lightning.checkpoints.atomic_io import AtomicCheckpointIO
 from fashion_lightning.checkpoints.reading import read_checkpoint
+from fashion_lightning.cli.output import EpochLines
 from fashion_lightning.cli.run import Run, is_first_process
 from fashion_lightning.datamodule import FashionMNISTDataModule
 from fashion_lightning.module import FashionMNISTClassifier
@@ -94,7 +96,11 @@ def trainer_arguments(
         n = config.every_n_train_steps
         callbacks.append(BestAndLast(run.checkpoints, every_n_train_steps=n))
     if options.enable_progress_bar is not False and not _has(callbacks, ProgressBar):
-        callbacks.append(SteadyProgressBar())
+        if sys.stdout.isatty():
+            callbacks.append(SteadyProgressBar())
+        elif options.enable_progress_bar is None:
+            callbacks.append(EpochLines())
+            arguments["enable_progress_bar"] = False
     if options.profiler is None:
         arguments["profiler"] = NoProfiler()
     if options.logger in (None, True):
