@@ -23,6 +23,7 @@ from fashion_lightning.cli.run import Run, claim_folder, find_checkpoint
 from fashion_lightning.cli.several_seeds import Series, check_seeds
 from fashion_lightning.cli.trainer import multiplies_bf16, trainer_arguments
 from fashion_lightning.datamodule import FashionMNISTDataModule
+from fashion_lightning.module import FashionMNISTClassifier
 from fashion_lightning.training.optimizers import OPTIMIZER_ARGUMENTS, check_continued
 
 # How constructors refuse an argument. Other exceptions are bugs, and keep their traceback.
@@ -108,11 +109,14 @@ class FashionLightningCLI(LightningCLI):
                 return
             self.checkpoint = find_checkpoint(root, config.ckpt_path)
             content = read_checkpoint(self.checkpoint, continues=command == "fit")
-            network, left_out = config.model.network, FashionMNISTDataModule.LOCAL_ARGUMENTS
+            network, left_out = config.model.get("network"), FashionMNISTDataModule.LOCAL_ARGUMENTS
             recorded = recorded_arguments(content, network=network is None, leave_out=left_out)
-            self.parsers[command].set_defaults(recorded)
+            named = tuple(f"{part}." for part in ("model", "data") if "class_path" in config[part])
+            # A class that a config file names has other options, which that file sets.
+            own = {name: value for name, value in recorded.items() if not name.startswith(named)}
+            self.parsers[command].set_defaults(own)
             super().parse_arguments(parser, args)
-            if command == "fit":
+            if command == "fit" and "model." not in named:
                 model = content["hyper_parameters"]
                 check_continued(self.config.fit.model, model, ("lr", *OPTIMIZER_ARGUMENTS))
         except UnicodeDecodeError as error:  # of a file given for a part, such as `--model FILE`
@@ -155,8 +159,9 @@ class FashionLightningCLI(LightningCLI):
         if self.checkpoint:
             check_weights(self.model, self.weights)
             # Explicit arguments win over the buffers that the weights bring.
-            explicit = partial(_fill, mean=options.model.mean, std=options.model.std)
-            self.model.register_load_state_dict_post_hook(explicit)
+            if "class_path" not in options.model:
+                explicit = partial(_fill, mean=options.model.mean, std=options.model.std)
+                self.model.register_load_state_dict_post_hook(explicit)
         self.run = Run.open(self.subcommand, options, self.checkpoint)
         arguments = trainer_arguments(self.subcommand, config, self.run, self.datamodule)
         try:
@@ -200,7 +205,8 @@ class FashionLightningCLI(LightningCLI):
     def before_fit(self) -> None:
         """Print the network's layers and write the configuration into the run's folder."""
         config, trainer = self.config.fit, self.trainer
-        if config.trainer.enable_model_summary is not False and not config.trainer.barebones:
+        is_shown = config.trainer.enable_model_summary is not False and not config.trainer.barebones
+        if is_shown and isinstance(self.model, FashionMNISTClassifier):
             # Only here: other people's summaries and hooks may not expect another forward.
             self.model.example_input_array = torch.zeros(3, 1, 28, 28)
             ModelSummary(max_depth=-1).on_fit_start(trainer, self.model)
@@ -242,7 +248,8 @@ class FashionLightningCLI(LightningCLI):
         # Only the first of several processes knows the run's folder.
         run = Run(Path(trainer.strategy.broadcast(trainer.default_root_dir)))
         exists = trainer.strategy.broadcast(run.best.exists())
-        if self.config.fit.trainer.fast_dev_run or not exists:
+        is_classifier = isinstance(self.model, FashionMNISTClassifier)
+        if self.config.fit.trainer.fast_dev_run or not exists or not is_classifier:
             return
         if self.config.fit.test_after_fit:
             trainer.callbacks.append(ReportWriter(run.folder))

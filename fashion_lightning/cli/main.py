@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fashion_lightning import __version__
 from fashion_lightning.cli.app import FashionLightningCLI
 from fashion_lightning.cli.output import leave_out_notices
-from fashion_lightning.cli.parser import Parser
+from fashion_lightning.cli.parser import Parser, named_classes
 from fashion_lightning.cli.several_seeds import Series, train_others
 from fashion_lightning.cli.trainer import ExportingTrainer
 from fashion_lightning.datamodule import FashionMNISTDataModule
@@ -47,9 +47,12 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _run(args: list[str], series: Series | None = None) -> FashionLightningCLI:
+    named = named_classes(args)  # by a config file
     return FashionLightningCLI(
-        FashionMNISTClassifier,
-        FashionMNISTDataModule,
+        named.get("model", FashionMNISTClassifier),
+        named.get("data", FashionMNISTDataModule),
+        subclass_mode_model="model" in named,
+        subclass_mode_data="data" in named,
         seed_everything_default=0,
         trainer_class=ExportingTrainer,
         trainer_defaults={"max_epochs": 14},

@@ -2,10 +2,15 @@
 
 import re
 from argparse import SUPPRESS, Action
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import Namespace, get_loader, set_loader
+from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning_utilities.core.enums import StrEnum
 from typing_extensions import override
@@ -53,6 +58,25 @@ def load_yaml(text: str) -> Any:
     if isinstance(value, dict):
         yaml.compose(text, Loader=_UniqueKeys)
     return value
+
+
+def named_classes(args: Sequence[str]) -> dict[str, type]:
+    """Return the base classes of ``model`` and ``data`` where a config file has a `class_path`.
+
+    Options of such a part are its own `init_args`; `fit` does without what needs a classifier.
+    """
+    bases: dict[str, type] = {"model": LightningModule, "data": LightningDataModule}
+    paths = [value for name, value in pairwise(args) if name in ("--config", "-c")]
+    paths += [arg.partition("=")[2] for arg in args if arg.startswith("--config=")]
+    named: dict[str, type] = {}
+    for path in paths:
+        with suppress(OSError, UnicodeDecodeError, yaml.YAMLError):  # Parsing refuses it.
+            config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            config = config if isinstance(config, dict) else {}
+            for part, base in bases.items():
+                if isinstance(config.get(part), dict) and "class_path" in config[part]:
+                    named[part] = base
+    return named
 
 
 # Lightning's `Timer` and others have defaults of this type.

@@ -41,9 +41,9 @@ def _check_effects(config: Namespace) -> None:
     names, reason = [], ""
     if config.get("optimizer"):
         names, reason = ["optimizer", "lr", "weight_decay", "beta2", "warmup"], "`--optimizer`"
-    elif model.optimizer == "sgd":
+    elif "class_path" not in model and model.optimizer == "sgd":
         names, reason = ["beta2"], "`model.optimizer` sgd"
-    for name in names:
+    for name in () if "class_path" in model else names:
         default = defaults[name].default
         expected = f"left out with {reason}, which does not use it"
         expect(model[name] == default, f"model.{name}", expected, model[name])
@@ -59,11 +59,12 @@ def _check_effects(config: Namespace) -> None:
 def check_parts(
     command: str,
     options: Namespace,
-    model: FashionMNISTClassifier,
+    model: LightningModule,
     datamodule: FashionMNISTDataModule,
 ) -> None:
     """Refuse what needs no trainer (but its options) to be found, before the run has a folder."""
-    _check_scores(model)
+    if isinstance(model, FashionMNISTClassifier):
+        _check_scores(model)
     for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"):
         value = options[name]  # Lightning divides by it.
         expect(not isinstance(value, int | float) or value > 0, name, "> 0", value)
