@@ -11,6 +11,11 @@ _CHECKSUMS = {
     "mlp": "437d1bb624aa1fed8883329d6e09bb1d77db40898ea7c9e0a320bc73ded90eae",
     "convnet": "4f510778f162e89eeadefd72ddc0586b0cc6c7a62a9372e824710cd3ff022f2b",
 }
+# Those of the networks for photographs on real backgrounds: a classifier, and a mask network.
+_PHOTOS = {
+    "photos": "5a04cdd0bfc9601d8c2c8539ffc9ba4774a8a776b56b6335572e0cfbd81d46ce",
+    "photos-mask": "455fd0f5b0074933b04a9c6ae73e1a772e7a5316348a6b944b20d09723912536",
+}
 
 
 def resolve(path: str | Path) -> Path:
@@ -27,7 +32,8 @@ def weights_file(name: str) -> Path:
     """Return the file of a trained network, verified.
 
     Args:
-        name: ``mlp`` (of ``configs/mlp-best.yaml``) or ``convnet`` (of ``configs/convnet.yaml``).
+        name: ``mlp`` (of ``configs/mlp-best.yaml``), ``convnet`` (of ``configs/convnet.yaml``), or
+            ``photos`` and ``photos-mask`` (of their configs, see `fashion_lightning.photos`).
 
     Returns:
         A file that `fashion_lightning.checkpoints.read_checkpoint` reads.
@@ -35,10 +41,11 @@ def weights_file(name: str) -> Path:
     Raises:
         ValueError: If there is none of this name, or the installed file is damaged.
     """
-    expect(name in _CHECKSUMS, "name", " or ".join(map(repr, _CHECKSUMS)), name)
+    checksums = _CHECKSUMS | _PHOTOS
+    expect(name in checksums, "name", " or ".join(map(repr, _CHECKSUMS)), name)
     path = Path(
         str(resources.files("fashion_lightning.checkpoints") / "weights" / f"{name}.safetensors")
     )
-    if hashlib.sha256(path.read_bytes()).hexdigest() != _CHECKSUMS[name]:
+    if hashlib.sha256(path.read_bytes()).hexdigest() != checksums[name]:
         raise ValueError(f"Expected {path} as it was released, but its checksum is another one.")
     return path

@@ -1,0 +1,28 @@
+"""Whether a picture shows a garment on a plain background, or as people photograph it at home.
+
+Plain ones are those that `to_fashion_mnist` was made for; decided by the border alone.
+"""
+
+import numpy as np
+from PIL import Image
+
+from fashion_lightning.data.files import IMAGE_SIZE
+
+_TOLERANCE = 0.05 * 255  # How far the colour of a plain background may vary.
+_OTHERS = 0.2  # share of the border that may have another colour, such as a garment's
+
+
+def is_plain(picture: Image.Image) -> bool:
+    """Return whether a picture, in RGB or RGBA, has a plain or a transparent background.
+
+    Pictures of 28 x 28 pixels count as plain: the dataset's own images have no background to find.
+    """
+    if picture.size == (IMAGE_SIZE, IMAGE_SIZE):
+        return True
+    pixels = np.asarray(picture)
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    if picture.mode == "RGBA" and (border[:, 3] < 128).mean() > 1 - _OTHERS:
+        return True
+    colours = border[:, :3].astype(np.float32)
+    differs = abs(colours - np.median(colours, axis=0)).max(axis=1) > _TOLERANCE
+    return bool(differs.mean() < _OTHERS)
