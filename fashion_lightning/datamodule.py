@@ -71,6 +71,8 @@ class FashionMNISTDataModule(ResumableDataModule):
     train_set: Any = None
     val_set: Any = None
     test_set: Any = None
+    # A `fashion_lightning.photos.PhotoClassifier`, whose results photographs are then served with.
+    photo_classifier: Any = None
 
     def __init__(
         self,
@@ -171,7 +173,8 @@ class FashionMNISTDataModule(ResumableDataModule):
             return self._evaluation(self.test_set)
         from fashion_lightning.photos import Photos, collate_photos  # imports PIL
 
-        return self._evaluation(Photos(self._photos), collate_fn=collate_photos)
+        dataset = Photos(self._photos, self.photo_classifier)
+        return self._evaluation(dataset, collate_fn=collate_photos)
 
     def _factory(self) -> LoaderFactory:
         return LoaderFactory(self.num_workers, self.pin_memory, running(self.trainer))

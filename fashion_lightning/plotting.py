@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
-from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -10,9 +9,7 @@ import torch
 from matplotlib import style
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
-from PIL import Image, ImageOps
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
@@ -24,7 +21,7 @@ _RUST = "#B34700"  # a darker orange for small text
 _WIDTH = 5.2  # inches
 _INK, _LINE, _GRID = "#374151", "#9CA3AF", "#E5E7EB"
 # On top of matplotlib's defaults, so that a user's matplotlibrc does not apply.
-_STYLE: list[Any] = [
+STYLE: list[Any] = [
     "default",
     {
         "figure.dpi": 150,
@@ -44,14 +41,14 @@ _STYLE: list[Any] = [
 ]
 
 
-class _Figure(Figure):
+class NotebookFigure(Figure):
     """A figure that a notebook shows, also without pyplot."""
 
     def _repr_png_(self) -> bytes:
         return png(self)
 
 
-@style.context(_STYLE)
+@style.context(STYLE)
 def png(figure: Figure) -> bytes:
     """Return a figure as a PNG, 780 pixels wide."""
     content = BytesIO()
@@ -59,7 +56,7 @@ def png(figure: Figure) -> bytes:
     return content.getvalue()
 
 
-@style.context(_STYLE)
+@style.context(STYLE)
 def confusion_matrix(
     confusion: Tensor | Sequence[Sequence[int]], class_names: Sequence[str] = CLASSES
 ) -> Figure:
@@ -69,7 +66,7 @@ def confusion_matrix(
         confusion: Counts, ``(C, C)``, row = true class, column = predicted class.
         class_names: Names of the C classes. Of more than 20, only some are shown, and no counts.
     """
-    figure = _Figure(figsize=(_WIDTH, 5.0), layout="compressed")
+    figure = NotebookFigure(figsize=(_WIDTH, 5.0), layout="compressed")
     axes = figure.subplots()
     counts = torch.as_tensor(confusion).cpu().numpy()
     # Most images lie on the diagonal; a square root makes the others visible.
@@ -87,7 +84,7 @@ def confusion_matrix(
     return figure
 
 
-@style.context(_STYLE)
+@style.context(STYLE)
 def reliability_diagram(
     probs: Tensor, labels: Tensor, uncalibrated: Tensor | None = None, n_bins: int = 15
 ) -> Figure:
@@ -103,7 +100,7 @@ def reliability_diagram(
         uncalibrated: Probabilities before temperature scaling, ``(N, num_classes)``, to compare.
         n_bins: Number of bins.
     """
-    figure = _Figure(figsize=(_WIDTH, 5.6), layout="constrained")
+    figure = NotebookFigure(figsize=(_WIDTH, 5.6), layout="constrained")
     curve, histogram = figure.subplots(2, sharex=True, height_ratios=[3, 1])
     curve.plot([0, 1], [0, 1], color=_LINE, linestyle="--", label="perfectly calibrated")
     edges = np.linspace(0, 1, n_bins + 1)
@@ -144,7 +141,7 @@ def _calibration(probs: Tensor, labels: Tensor, n_bins: int) -> tuple[Any, Any, 
     return mean_confidence, accuracy, counts.cpu().numpy()
 
 
-@style.context(_STYLE)
+@style.context(STYLE)
 def draw_mistakes(
     images: Tensor,
     labels: Tensor,
@@ -166,7 +163,7 @@ def draw_mistakes(
     columns, rows = 4, -(-len(images) // 4)
     width = _WIDTH / columns
     side, height = width - 0.38, width + 0.22  # with three lines of text
-    figure = _Figure(figsize=(_WIDTH, height * rows))
+    figure = NotebookFigure(figsize=(_WIDTH, height * rows))
     axes = figure.add_axes((0, 0, 1, 1))  # In inches. Two dozen axes would be slow.
     for number, (image, label, prediction, confidence) in enumerate(
         zip(images, labels.tolist(), predictions.tolist(), confidences.tolist(), strict=True)
@@ -174,7 +171,7 @@ def draw_mistakes(
         row, column = divmod(number, columns)
         left, top = column * width + 0.19, row * height + 0.19
         extent = (left, left + side, top + side, top)
-        axes.imshow(_pixels(image), cmap="gray", vmin=0, vmax=1, extent=extent)
+        axes.imshow(pixels(image), cmap="gray", vmin=0, vmax=1, extent=extent)
         middle = left + side / 2
         axes.text(middle, top - 0.04, f"true {class_names[label]}", ha="center", va="bottom")
         text = f"predicted\n{class_names[prediction]} {percent(confidence, 1)}"
@@ -184,7 +181,7 @@ def draw_mistakes(
     return figure
 
 
-@style.context(_STYLE)
+@style.context(STYLE)
 def learning_curves(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
     """Draw loss, accuracy and learning rate of a run.
 
@@ -202,7 +199,7 @@ def learning_curves(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Figu
     if not panels:
         return _notice("No learning curves were logged.")
     heights = [1.0 if panel == "learning rate" else 2.0 for panel in panels]
-    figure = _Figure(figsize=(_WIDTH, 0.4 + 1.1 * sum(heights)), layout="constrained")
+    figure = NotebookFigure(figsize=(_WIDTH, 0.4 + 1.1 * sum(heights)), layout="constrained")
     grid = figure.subplots(len(panels), squeeze=False, height_ratios=heights).flat
     for axes, (panel, names) in zip(grid, panels.items(), strict=True):
         for name in names:
@@ -221,7 +218,7 @@ def learning_curves(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Figu
     return figure
 
 
-@style.context(_STYLE)
+@style.context(STYLE)
 def samples(
     images: Tensor, labels: Tensor, per_class: int = 8, class_names: Sequence[str] = CLASSES
 ) -> Figure:
@@ -233,14 +230,14 @@ def samples(
         per_class: Images per row. A class with fewer leaves the rest of its row empty.
         class_names: Names of the classes.
     """
-    figure = _Figure(figsize=(_WIDTH, min(5.7, 45 / per_class)), layout="compressed")
+    figure = NotebookFigure(figsize=(_WIDTH, min(5.7, 45 / per_class)), layout="compressed")
     axes = figure.subplots()
     side = images.shape[-1] + 2  # In one picture. Eighty axes would be slow.
     sheet = np.full((side * len(class_names), side * per_class), np.nan)
     for label in range(len(class_names)):
         for column, image in enumerate(images[labels == label][:per_class]):
             top, left = label * side, column * side
-            sheet[top : top + side - 2, left : left + side - 2] = _pixels(image)
+            sheet[top : top + side - 2, left : left + side - 2] = pixels(image)
     axes.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="none")
     places = [side * label + side / 2 - 1.5 for label in range(len(class_names))]
     axes.set_yticks(places, class_names)
@@ -249,7 +246,7 @@ def samples(
     return figure
 
 
-@style.context(_STYLE)
+@style.context(STYLE)
 def draw_seeds(summary: Mapping[str, Any]) -> Figure:
     """Draw the accuracy of runs that differ by their seed, and the F1 score of each class.
 
@@ -261,7 +258,7 @@ def draw_seeds(summary: Mapping[str, Any]) -> Figure:
         ("test accuracy", {"all images": summary["metrics"]["test_acc"]}),
         ("F1 score", {name: numbers["f1"] for name, numbers in classes.items()}),
     ]
-    figure = _Figure(figsize=(_WIDTH, 1.6 + 0.32 * len(classes)), layout="constrained")
+    figure = NotebookFigure(figsize=(_WIDTH, 1.6 + 0.32 * len(classes)), layout="constrained")
     grid = figure.subplots(2, height_ratios=[1, 1.2 * len(classes)])
     for axes, (title, rows) in zip(grid, panels, strict=True):
         for place, number in enumerate(rows.values()):
@@ -278,48 +275,8 @@ def draw_seeds(summary: Mapping[str, Any]) -> Figure:
     return figure
 
 
-@style.context(_STYLE)
-def draw_preview(
-    pictures: Sequence[Image.Image],
-    images: Tensor,
-    probs: Tensor,
-    names: Sequence[str],
-    class_names: Sequence[str] = CLASSES,
-) -> Figure:
-    """Draw photographs, the network's input made of them, and the three most probable classes.
-
-    Args:
-        pictures: The K photographs.
-        images: The network's input, uint8, or floating point in [0, 1], ``(K, 28, 28)``.
-        probs: Probabilities, ``(K, C)``.
-        names: Paths of the photographs, whose file names are shown.
-        class_names: Names of the C classes.
-    """
-    figure = _Figure(figsize=(_WIDTH, 1.35 * len(pictures) + 0.2), layout="constrained")
-    grid = figure.subplots(len(pictures), 3, squeeze=False, width_ratios=[1, 1, 1.3])
-    grid[0, 1].set_title("network's input", pad=3)
-    grid[0, 2].set_title("prediction", pad=3)
-    for (photo, seen, bars), picture, image, row, name in zip(
-        grid, pictures, images, probs, names, strict=True
-    ):
-        photo.imshow(_thumbnail(picture), cmap="gray")
-        photo.set(xticks=[], yticks=[])
-        photo.spines[:].set(visible=True, color=_GRID)  # frames white pictures
-        photo.set_title(_short_name(name), parse_math=False, pad=3)
-        seen.imshow(_pixels(image), cmap="gray", vmin=0, vmax=1)
-        seen.axis("off")
-        values, classes = row.topk(min(3, len(row)))
-        colors = [_BLUE, _LINE, _LINE][: len(values)]
-        drawn = bars.barh(range(len(values)), values.tolist(), color=colors, height=0.55)
-        bars.bar_label(drawn, [percent(value, 1) for value in values.tolist()], padding=3)
-        bars.set_yticks(range(len(values)), [class_names[label] for label in classes])
-        bars.set(xlim=(0, 1.4), ylim=(2.6, -0.6), xticks=[])
-        bars.spines["bottom"].set_visible(False)
-    return figure
-
-
 def _notice(text: str) -> Figure:
-    figure = _Figure(figsize=(_WIDTH, 1.0))
+    figure = NotebookFigure(figsize=(_WIDTH, 1.0))
     figure.text(0.5, 0.5, text, ha="center", va="center")
     return figure
 
@@ -329,21 +286,6 @@ def percent(fraction: float, digits: int = 2) -> str:
     return f"{100 * fraction:.{digits}f}\u00a0%"
 
 
-def _pixels(image: Tensor) -> Any:
+def pixels(image: Tensor) -> Any:
     """Return an image as an array in [0, 1]."""
     return (image if image.is_floating_point() else image / 255).float().cpu().numpy()
-
-
-def _thumbnail(picture: Image.Image) -> Any:
-    """Return a small upright copy of a picture as an array."""
-    picture = ImageOps.exif_transpose(picture)
-    picture.thumbnail((300, 300))
-    # RGBA would lose most of 16 or 32 bits per pixel.
-    return np.asarray(picture if picture.mode[0] in "IF" else picture.convert("RGBA"))
-
-
-def _short_name(name: str) -> str:
-    """Shorten a file's name to fit above an image, with boxes for glyphs that the font lacks."""
-    name, font = PurePath(name).name, get_font(findfont("DejaVu Sans"))
-    name = name if len(name) <= 16 else f"{name[:7]}…{name[-8:]}"
-    return "".join(char if font.get_char_index(ord(char)) else "□" for char in name)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fashion_lightning import CLASSES, plotting
 from fashion_lightning.data import files
+from fashion_lightning.photos import draw_preview
 
 
 @pytest.fixture(autouse=True)
@@ -243,7 +244,7 @@ def test_a_preview_has_one_row_per_photograph() -> None:
     pictures = [Image.new("RGB", (400 + k, 30), (10 * k, 0, 0)) for k in range(20)]
     images = torch.rand(20, 28, 28)
     probs = torch.rand(20, 10).softmax(dim=1)
-    figure = plotting.draw_preview(pictures, images, probs, [f"/a/{k}.png" for k in range(20)])
+    figure = draw_preview(pictures, images, probs, [f"/a/{k}.png" for k in range(20)])
     for k, (photo, seen, bars) in enumerate(np.reshape(np.array(figure.axes), (20, 3))):
         assert photo.get_title() == f"{k}.png"
         assert (pixels(photo)[0, 0, :3] == [10 * k, 0, 0]).all()
@@ -277,7 +278,7 @@ def test_a_preview_takes_any_names_and_image_modes() -> None:
     deep = Image.fromarray(np.array([[0, 30_000], [40_000, 65_535]], dtype=np.uint16))
     pictures[6] = deep
     probs = torch.eye(10)[:9]
-    figure = plotting.draw_preview(pictures, torch.zeros(9, 28, 28), probs, names)
+    figure = draw_preview(pictures, torch.zeros(9, 28, 28), probs, names)
     shown = texts(figure)
     for name in ("$\\frac$.png", "$", "□□.jpg", "□□□.png", "aaaaaaa…aaaaaaaa", "ä"):
         assert name in shown

@@ -39,9 +39,10 @@ class PredictionWriter(BasePredictionWriter):
     """Writes what `predict_step` returns, probabilities ``(N, C)``, to a table.
 
     One row per image, in the dataset's order, whatever the number of processes. The columns:
-    dataloader_idx (with several loaders), index, path (of photographs), target (if the batches have
-    labels), prediction (class number), class_name (of the module's `class_names`), confidence (the
-    largest probability), prob_0, prob_1, ... The file gets its name when it is complete.
+    dataloader_idx (with several loaders), index, path and background (of photographs), target (if
+    the batches have labels), prediction (class number), class_name (of the module's `class_names`),
+    confidence (the largest probability), sure (true or false, where a `PhotoClassifier` looked at
+    the photographs), prob_0, prob_1, ... The file gets its name when it is complete.
 
     Photographs that cannot be read have no row. Their paths and the reasons are in ``PATH.log`` and
     in `problems`.
@@ -117,6 +118,8 @@ class PredictionWriter(BasePredictionWriter):
         if hasattr(batch, "path"):
             columns["index"], columns["path"] = batch.index.cpu(), batch.path
             self.problems |= batch.problems
+            if batch.background is not None:
+                columns["background"] = batch.background
         else:
             columns["index"] = self._indices(trainer, batch_indices, rows, dataloader_idx)
             labels = _labels(batch, num_classes)
@@ -139,6 +142,7 @@ class PredictionWriter(BasePredictionWriter):
             "prediction": predictions,
             "class_name": [names[label] for label in predictions.tolist()],
             "confidence": confidences,
+            **_doubt(batch, confidences),
             **{f"prob_{label}": column for label, column in enumerate(probs.T)},
         }
         self._part.write(columns)
@@ -190,6 +194,15 @@ class PredictionWriter(BasePredictionWriter):
         in_order = all(is_sorted for _, is_sorted in shares)
         merge_tables(self._parts, self._file, keys=self._keys, in_order=in_order)
         rank_zero_info(f"Predictions: {self._file}")
+
+
+def _doubt(batch: Any, confidences: Tensor) -> Columns:
+    """Return the column ``sure`` of photographs whose calibration is known."""
+    threshold = getattr(batch, "threshold", None)
+    if threshold is None or threshold.isnan().any():
+        return {}
+    sure = confidences >= threshold.to(confidences.device)
+    return {"sure": [str(each).lower() for each in sure.tolist()]}
 
 
 def _labels(batch: Any, num_classes: int) -> Tensor | None:

@@ -19,11 +19,13 @@ from fashion_lightning.checkpoints.trust import check_weights, recorded_argument
 from fashion_lightning.cli import preflight
 from fashion_lightning.cli.output import results
 from fashion_lightning.cli.parser import Parser
+from fashion_lightning.cli.photos import PhotoModule
 from fashion_lightning.cli.run import Run, claim_folder, find_checkpoint
 from fashion_lightning.cli.several_seeds import Series, check_seeds
 from fashion_lightning.cli.trainer import multiplies_bf16, trainer_arguments
 from fashion_lightning.datamodule import FashionMNISTDataModule
 from fashion_lightning.module import FashionMNISTClassifier
+from fashion_lightning.photos import PhotoClassifier
 from fashion_lightning.training.optimizers import OPTIMIZER_ARGUMENTS, check_continued
 
 # How constructors refuse an argument. Other exceptions are bugs, and keep their traceback.
@@ -105,7 +107,8 @@ class FashionLightningCLI(LightningCLI):
                 self.series = Series.unfinished(root, range(seed, seed + config.seeds))
                 config.seed_everything = self.series.missing()[0]
                 config.ckpt_path = self.series.checkpoint(config.seed_everything)
-            if command == "fit" and config.ckpt_path is None:
+            is_own = command == "predict" and config.data.get("images") is not None
+            if config.ckpt_path is None and (command == "fit" or is_own):
                 return
             self.checkpoint = find_checkpoint(root, config.ckpt_path)
             content = read_checkpoint(self.checkpoint, continues=command == "fit")
@@ -223,6 +226,16 @@ class FashionLightningCLI(LightningCLI):
             self.series.keep({**self.series.runs, seed: str(self.run.folder)})
         with replacing(self.run.config) as new:
             new.write_text(self._settings())
+
+    def before_predict(self) -> None:
+        """Classify photographs, by the checkpoint if one was given, as their background demands."""
+        if self.config.predict.data.get("images") is None:
+            return
+        if self.checkpoint:
+            self.model.load_state_dict(self.weights)
+        classifier = PhotoClassifier(self.model if self.checkpoint else None)
+        self.datamodule.photo_classifier = classifier
+        self.model, self.config_init.predict.ckpt_path = PhotoModule(classifier.plain), None
 
     def after_validate(self) -> None:
         """Print the results."""

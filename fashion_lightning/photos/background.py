@@ -8,6 +8,10 @@ from PIL import Image
 
 from fashion_lightning.data.files import IMAGE_SIZE
 
+SURE = {"plain": 0.7, "real": 0.6}
+"""The confidence from which a prediction is sure, by background; chosen on 252 photographs of
+garments at home (tests/benchmarks/photos.py prints what it reaches)."""
+
 _TOLERANCE = 0.05 * 255  # How far the colour of a plain background may vary.
 _OTHERS = 0.2  # share of the border that may have another colour, such as a garment's
 

@@ -22,7 +22,7 @@ from fashion_lightning.arguments import expect
 from fashion_lightning.checkpoints.pretrained import resolve, weights_file
 from fashion_lightning.data.files import CLASSES
 from fashion_lightning.module import FashionMNISTClassifier
-from fashion_lightning.photos.background import is_plain
+from fashion_lightning.photos.background import SURE, is_plain
 from fashion_lightning.photos.conversion import to_fashion_mnist
 from fashion_lightning.photos.reading import read_picture, upright
 from fashion_lightning.photos.segmentation import find_garment, load_unet
@@ -31,9 +31,7 @@ from fashion_lightning.photos.views import render
 Part = Literal["views", "network", "second look", "masks"]
 Picture = str | Path | Image.Image | npt.NDArray[np.uint8]
 
-# Thresholds of `sure`, and the temperature of real photographs, chosen on 252 photographs of
-# garments at home (tests/benchmarks/photos.py prints what they reach).
-_SURE = {"plain": 0.7, "real": 0.6}
+# Chosen on 252 photographs of garments at home (tests/benchmarks/photos.py prints what it reaches).
 _TEMPERATURE = 1.0  # divides the mean of the views' calibrated logits
 
 
@@ -96,17 +94,25 @@ class PhotoClassifier:
     @torch.no_grad()
     def __call__(self, picture: Image.Image) -> PhotoResult:
         """Classify a picture of any size and mode."""
-        picture = upright(picture)
-        if is_plain(picture) or "masks" in self.without:
-            return self._classify_plain(picture)
-        return self._classify_real(_pixels(picture))
+        result = self.look_at(picture)
+        if result.background == "real" or result.seen is None:
+            return result
+        return self._result("plain", self.plain(result.seen[None, None] / 255), seen=result.seen)
 
-    def _classify_plain(self, picture: Image.Image) -> PhotoResult:
+    @torch.no_grad()
+    def look_at(self, picture: Image.Image) -> PhotoResult:
+        """Classify a picture on a real background; of another one, return `seen` only.
+
+        The network of plain backgrounds takes many images at once.
+        """
+        picture = upright(picture)
+        if not is_plain(picture) and "masks" not in self.without:
+            return self._classify_real(_pixels(picture))
+        sure = False if self.is_calibrated else None
         try:
-            seen = to_fashion_mnist(picture)
+            return PhotoResult("plain", sure=sure, seen=to_fashion_mnist(picture))
         except ValueError as error:
             return PhotoResult("plain", reason=str(error))
-        return self._result("plain", self.plain(seen[None, None] / 255), seen=seen)
 
     def _classify_real(self, pixels: Tensor) -> PhotoResult:
         found = find_garment(self.unet, pixels, 1 if "second look" in self.without else 2)
@@ -134,7 +140,7 @@ class PhotoClassifier:
             self.plain.class_names[int(prediction)],
             int(prediction),
             float(confidence),
-            bool(confidence >= _SURE[background]) if self.is_calibrated else None,
+            bool(confidence >= SURE[background]) if self.is_calibrated else None,
             probabilities,
             **parts,
         )

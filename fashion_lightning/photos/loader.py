@@ -1,5 +1,6 @@
 """A data set of photographs, and its batches."""
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch.utils.data import Dataset
 
 from fashion_lightning.data.batches import NO_IMAGE
 from fashion_lightning.data.files import IMAGE_SIZE
+from fashion_lightning.photos.background import SURE
 from fashion_lightning.photos.conversion import to_fashion_mnist
 from fashion_lightning.photos.reading import decode, escape_name, naming
 
@@ -25,6 +27,12 @@ class PhotoBatch(NamedTuple):
     index: Tensor  # type: ignore[assignment]
     path: list[str]  # as `escape_name` writes them
     problems: dict[str, str]  # one sentence for each unreadable file, by its path
+    # What a classifier has found, if `Photos` has one; see `PhotoResult`.
+    background: list[str] | None = None  # plain or real
+    probs: Tensor | None = None  # float32, (B, 10); zeros on plain backgrounds
+    threshold: Tensor | None = None  # float32, (B,), of a sure confidence; NaN if unknown
+    mask: Tensor | None = None  # uint8, (B, 64, 64); zeros on plain backgrounds
+    region: Tensor | None = None  # int64, (B, 4)
 
 
 def read_image(path: str | Path) -> Tensor:
@@ -45,33 +53,45 @@ def read_image(path: str | Path) -> Tensor:
         return to_fashion_mnist(decode(Path(path)))
 
 
-class Photos(Dataset[Tensor]):
+class Photos(Dataset[Any]):
     """A data set of photographs, each as an image of FashionMNIST, float32 ``(1, 28, 28)``.
+
+    With a classifier, each is what its `look_at` returns.
 
     With `collate_photos`, a DataLoader serves `PhotoBatch`es, which leave out unreadable files and
     may be empty. Batches are decoded in several threads.
 
     Args:
         paths: The files, for example from `find_images`.
+        classifier: A `PhotoClassifier`.
     """
 
-    def __init__(self, paths: Sequence[str | Path]) -> None:
+    def __init__(self, paths: Sequence[str | Path], classifier: Any = None) -> None:
         self.paths = [Path(path) for path in paths]
+        self.classifier = classifier
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> Tensor:
-        """Return one photograph; raises like `read_image`."""
-        return read_image(self.paths[index]).unsqueeze(0).float().div_(255)
+    def __getitem__(self, index: int) -> Any:
+        """Return one photograph; raises like `read_image`, also if no garment is found."""
+        if self.classifier is None:
+            return read_image(self.paths[index]).unsqueeze(0).float().div_(255)
+        with naming(self.paths[index]):
+            result = self.classifier.look_at(decode(self.paths[index]))
+            if result.reason:
+                raise ValueError(result.reason)
+        return result
 
     def __getitems__(self, indices: Sequence[int]) -> "_Samples":
         """Return several photographs."""
         indices = [index for index in indices if index != NO_IMAGE]
         with ThreadPoolExecutor(_THREADS) as pool:  # PIL releases the GIL while it decodes.
-            return _Samples(self.paths, indices, pool.map(self._try, indices))
+            samples = _Samples(self.paths, indices, pool.map(self._try, indices))
+        samples.classifies = self.classifier is not None
+        return samples
 
-    def _try(self, index: int) -> Tensor | Exception:
+    def _try(self, index: int) -> Any:
         try:
             return self[index]
         except (OSError, ValueError) as error:
@@ -83,6 +103,8 @@ class _Samples(list[Any]):
 
     Iterating yields the errors, for `collate_photos`; indexing raises them, for PyTorch's collate.
     """
+
+    classifies = False
 
     def __init__(self, paths: list[Path], indices: Sequence[int], samples: Any) -> None:
         super().__init__(samples)
@@ -97,16 +119,29 @@ class _Samples(list[Any]):
 
 def collate_photos(samples: Any) -> PhotoBatch:
     """Return what a DataLoader has read from `Photos` as a batch."""
-    images, index, problems = [], [], {}
+    read, index, problems = [], [], {}
     for place, sample in zip(samples.indices, samples, strict=True):
-        if isinstance(sample, Tensor):
-            images.append(sample)
-            index.append(place)
-        else:  # The cause is the error without the file's name.
+        if isinstance(sample, Exception):  # The cause is the error without the file's name.
             problems[escape_name(samples.paths[place])] = str(sample.__cause__)
-    return PhotoBatch(
-        torch.stack(images) if images else torch.empty(0, 1, IMAGE_SIZE, IMAGE_SIZE),
-        torch.tensor(index, dtype=torch.int64),
-        [escape_name(samples.paths[place]) for place in index],
-        problems,
-    )
+        else:
+            read.append(sample)
+            index.append(place)
+    paths = [escape_name(samples.paths[place]) for place in index]
+    where = torch.tensor(index, dtype=torch.int64)
+    if samples.classifies:
+        return PhotoBatch(
+            _stacked([each.seen.unsqueeze(0) / 255 for each in read], 1, IMAGE_SIZE, IMAGE_SIZE),
+            where,
+            paths,
+            problems,
+            [each.background for each in read],
+            _stacked([each.probabilities for each in read], 10),
+            torch.tensor([math.nan if e.sure is None else SURE[e.background] for e in read]),
+            _stacked([torch.zeros(64, 64) if e.mask is None else e.mask for e in read], 64, 64),
+            torch.tensor([each.region or (0, 0, 0, 0) for each in read]).reshape(-1, 4),
+        )
+    return PhotoBatch(_stacked(read, 1, IMAGE_SIZE, IMAGE_SIZE), where, paths, problems)
+
+
+def _stacked(tensors: list[Tensor], *shape: int) -> Tensor:
+    return torch.stack(tensors) if tensors else torch.empty(0, *shape)

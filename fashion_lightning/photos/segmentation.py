@@ -130,7 +130,7 @@ def _surroundings(
 def _look(network: nn.Module, picture: Tensor) -> Tensor:
     """Return the mask of a picture, `(1, 64, 64)`."""
     small = F.interpolate(picture[None], (SIZE, SIZE), mode="bilinear", antialias=True)
-    masks = network(torch.cat([small, small.flip(3)]))
+    masks: Tensor = network(torch.cat([small, small.flip(3)]))
     return ((masks[:1] + masks[1:].flip(3)) / 2).sigmoid()[0]
 
 

@@ -15,11 +15,11 @@ from typing_extensions import override
 
 from fashion_lightning import arguments
 from fashion_lightning.datamodule import FashionMNISTDataModule
+from fashion_lightning.hooks.schedule import ScheduledModule
 from fashion_lightning.photos.segmentation import SIZE, UNet
 from fashion_lightning.scenes.composition import compose
 from fashion_lightning.scenes.damage import damage
 from fashion_lightning.training.optimizers import make_optimizer
-from fashion_lightning.training.schedules import ScheduledModule
 
 
 class SceneDataModule(FashionMNISTDataModule):

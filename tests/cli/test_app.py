@@ -184,6 +184,44 @@ def test_photographs_are_predicted_and_broken_ones_end_in_exit_code_1(
     assert pq.read_table("out/table.parquet").column("index").to_pylist() == [0, 2]
 
 
+def test_photographs_need_no_checkpoint(
+    here: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A plain background's numbers are those of pretrained:convnet, bit for bit."""
+
+    def rows(name: str) -> list[dict[str, str]]:
+        return list(csv.DictReader((here / name).read_text().splitlines()))
+
+    images, _ = files.load(data_dir, train=False)
+    (here / "photos").mkdir()
+    for number in range(2):
+        garment = Image.fromarray(255 - images[number].numpy()).resize((280, 280))
+        white = Image.new("L", (400, 400), "white")
+        white.paste(garment, (60, 60))
+        white.save(here / "photos" / f"{number}.png")
+    columns = np.indices((400, 400))[1]
+    floor = Image.fromarray((90 + 80 * (columns // 20 % 2)).astype(np.uint8)).convert("RGB")
+    cut_out = Image.fromarray(images[0].numpy()).resize((280, 280))
+    floor.paste((150, 40, 40), (60, 60), cut_out.point(lambda value: 255 * (value > 20)))
+    floor.save(here / "photos" / "2.png")
+    predict = ("predict", "--data.images", "photos", "--predictions.path")
+    main([*predict, "a.csv", "--preview", "a.png"])
+    main([*predict, "b.csv", "--ckpt_path", "pretrained:convnet"])
+    ours, theirs = rows("a.csv"), rows("b.csv")
+    assert [row["background"] for row in ours] == ["plain", "plain", "real"]
+    assert {row["sure"] for row in ours} <= {"true", "false"}
+    assert "sure" not in theirs[0]  # Its calibration on photographs is unknown.
+    for first, second in zip(ours[:2], theirs[:2], strict=True):
+        assert {**first, "sure": None} == {**second, "sure": None}
+    assert ours[2]["confidence"] != theirs[2]["confidence"]
+    Image.new("RGB", (300, 300), "white").save(here / "photos" / "3.png")
+    with pytest.raises(SystemExit) as stop:
+        main([*predict, "c.csv"])
+    assert stop.value.code == 1
+    assert "photos/3.png: " in capsys.readouterr().err
+    assert len(rows("c.csv")) == 3
+
+
 def test_export_writes_into_the_runs_folder(
     trained: Path, command: Command, said: pytest.LogCaptureFixture
 ) -> None:

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -73,7 +74,7 @@ def test_each_scene_comes_twice(data_dir: Path, batch: tuple[Tensor, Tensor]) ->
 @pytest.mark.parametrize(
     "arguments", [{"lr": 0}, {"warmup": 2}, {"beta2": 1}, {"weight_decay": -1}]
 )
-def test_the_mask_module_refuses_what_it_cannot_use(arguments: dict[str, float]) -> None:
+def test_the_mask_module_refuses_what_it_cannot_use(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"Expected `{next(iter(arguments))}` to be"):
         MaskModule(**arguments)
 
