@@ -183,18 +183,16 @@ class BestAndLast(ModelCheckpoint):
         Raises:
             MisconfigurationException: If there is one.
         """
-        others = [each for each in trainer.callbacks if each is not self]  # type: ignore[attr-defined]
-        for callback in others:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, StochasticWeightAveraging):
                 raise MisconfigurationException(
-                    "Expected no `StochasticWeightAveraging` beside `BestAndLast`, since its "
-                    "averaged weights would be in no checkpoint; use `EMAWeightAveraging` or "
-                    "`WeightAveraging`."
+                    "Expected no `StochasticWeightAveraging` beside `BestAndLast`, since its mean "
+                    "weights would be in no checkpoint; use `EMAWeightAveraging`."
                 )
-            if isinstance(callback, ModelCheckpoint) and callback.dirpath in (None, self.dirpath):
+            is_other = isinstance(callback, ModelCheckpoint) and callback is not self
+            if is_other and callback.dirpath in (None, self.dirpath):
                 last = callback.CHECKPOINT_NAME_LAST if callback.save_last else ""
-                both = {"best", "last"} & {callback.filename, last}
-                if both:
+                if both := {"best", "last"} & {callback.filename, last}:
                     raise MisconfigurationException(
                         f"Expected `dirpath` of `{type(callback).__name__}` to be a folder of its "
                         f"own, but got {callback.dirpath}, where `BestAndLast` writes "
