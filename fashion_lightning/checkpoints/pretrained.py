@@ -13,8 +13,8 @@ _CHECKSUMS = {
 }
 # Those of the networks for photographs on real backgrounds: a classifier, and a mask network.
 _PHOTOS = {
-    "photos": "5a04cdd0bfc9601d8c2c8539ffc9ba4774a8a776b56b6335572e0cfbd81d46ce",
-    "photos-mask": "455fd0f5b0074933b04a9c6ae73e1a772e7a5316348a6b944b20d09723912536",
+    "photos": "cc47e3bc08d67aef9389e18d7f29fb05251deb7a823ba24521d71d8ebeb11a36",
+    "photos-mask": "7c4f7d30d97ec5bf6c70c075200ec6ac75a1571e3dd6bbbaaa5583e51f89f147",
 }
 
 

@@ -62,6 +62,7 @@ def _convolution(in_channels: int, out_channels: int) -> list[nn.Module]:
 
 SIZE = 64  # pixels that the network sees
 _MARGIN = 0.15  # of a garment's longest edge, around it in the second look
+_CERTAIN = 0.9  # Some pixel of a garment is at least so certain.
 _SMALLEST = 0.01  # share of the picture that a garment covers at least
 _PART = 0.2  # of the largest part's size: smaller parts do not count
 
@@ -96,13 +97,13 @@ def find_garment(network: nn.Module, picture: Tensor, looks: int = 2) -> Garment
     height, width = picture.shape[1:]
     region = (0, 0, width, height)
     mask = _largest_parts(_look(network, picture))
-    if (mask > 0.5).float().mean() < _SMALLEST:
+    if not _shows_garment(mask):
         return None
     for _ in range(looks - 1):
         closer = _surroundings(mask, region, (width, height))
         left, top, right, bottom = closer
         seen = _largest_parts(_look(network, picture[:, top:bottom, left:right]))
-        if (seen > 0.5).float().mean() < _SMALLEST:
+        if not _shows_garment(seen):
             break
         mask, region = seen, closer
     return Garment(mask, region)
@@ -125,6 +126,10 @@ def _surroundings(
         for (start, end), edge in zip(places, size, strict=True)
     )
     return left, top, right, bottom
+
+
+def _shows_garment(mask: Tensor) -> bool:
+    return bool((mask > 0.5).float().mean() >= _SMALLEST and mask.max() >= _CERTAIN)
 
 
 def _look(network: nn.Module, picture: Tensor) -> Tensor:

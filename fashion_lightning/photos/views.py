@@ -14,7 +14,7 @@ from torch import Tensor
 from fashion_lightning.data.files import IMAGE_SIZE
 
 _ANGLES = (0.0, -8.0, 8.0)  # degrees
-_DARKEST = (0.2, 0.55)  # where a contrast begins; it ends at 1
+_DARKEST = (0.35, 0.8)  # where a contrast begins; it ends at 1
 _FINE = 4  # samples per pixel and direction
 _MIN_RANGE = 0.15  # of a garment's values, which are stretched by at most its reciprocal
 _EDGE = 0.004  # Share of the mask's pixels that may lie outside on each side.

@@ -49,7 +49,7 @@ def _lay(images: Tensor, labels: Tensor, r: Random) -> tuple[Tensor, Tensor]:
     blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), "replicate"), 3, 1)
     layers = torch.cat([closed, torch.where(images > 0.03, images, blurred)], 1)
     wobble = r.uniform(0, 0.04) * r.noise((5, 5), _SIZE, 2)
-    aspect = torch.exp(r.normal(0.14) - 0.08)  # Garments lie wider than they hang.
+    aspect = torch.exp(r.normal(0.12))
     pair = is_shoe * r.chance(0.6)
     upright = pair * r.chance(0.65)
     angle = r.normal(0.1) + upright * (r.normal(0.2) + 1.57 * (1 - 2 * r.chance(0.5)))
@@ -70,12 +70,16 @@ def _lay(images: Tensor, labels: Tensor, r: Random) -> tuple[Tensor, Tensor]:
 
     above = upright * r.chance(0.45)
     shade = r.uniform(-0.5, 1)
-    covered = closed.sum((2, 3), keepdim=True).clamp(min=1)
-    mean = (closed * images).sum((2, 3), keepdim=True) / covered
-    dx, dy = pair * (gap * upright + r.normal(0.08)), pair * gap * (1 - upright)
-    mirrored = 1 - 2 * pair * torch.maximum(upright, r.chance(0.2))
-    first, second = place(-dx, -dy, torch.ones(1)), place(dx, dy, mirrored)
-    layers = torch.where(first[:, :1] >= second[:, :1] * pair, first, second)
+    mean = (closed * images).sum((2, 3), keepdim=True) / closed.sum((2, 3), keepdim=True).clamp(
+        min=1
+    )
+    slip, along = r.normal(0.08), upright
+    first = place(
+        -gap * along * pair - slip * pair, -gap * (1 - along) * pair, torch.ones_like(gap)
+    )
+    mirrored = 1 - 2 * (pair * (upright + (1 - upright) * r.chance(0.2)))
+    second = place(gap * along * pair + slip * pair, gap * (1 - along) * pair, mirrored)
+    layers = torch.where((first[:, :1] >= second[:, :1] * pair), first, second)
     return layers[:, :1], layers[:, 1:]
 
 
@@ -83,8 +87,6 @@ def _cut(mask: Tensor, labels: Tensor, r: Random) -> Tensor:
     """Return masks with bites, holes, rough edges, and blobs that do not belong to the garment."""
     x, y = axes(_SIZE)
     near = F.max_pool2d(mask, 7, 1, 3)
-    # Narrow gaps close: between sleeve and body, between legs, between the shoes of a pair.
-    mask = torch.lerp(mask, -F.max_pool2d(-near, 7, 1, 3), r.chance(0.3))
     field = r.noise((7, 7), _SIZE)
     bitten = mask * (1 - ((field - r.uniform(1.2, 2.5)) * 8).sigmoid() * r.chance(0.35))
     grown = ((r.noise((7, 7), _SIZE) - r.uniform(1.0, 2.5)) * 8).sigmoid() * near * r.chance(0.35)
@@ -103,10 +105,9 @@ def _relight(values: Tensor, mask: Tensor, r: Random) -> Tensor:
     values = torch.where(negated > 0, 1 - values, values)
     cloth = textures(r, _SIZE, 0.5).mean(1, keepdim=True)
     cloth = cloth - cloth.mean((2, 3), keepdim=True)
-    values = values * (1 - r.uniform(0, 0.8) * r.chance(0.5))
-    values = values + cloth * r.uniform(0, 1) * r.chance(0.5)
-    folds = r.noise((4, 6), _SIZE) + r.noise((8, 14), _SIZE)
-    values = values + folds * r.uniform(0, 0.3) * r.chance(0.6)
+    values = values * (1 - r.uniform(0, 0.8) * r.chance(0.5)) + cloth * r.uniform(0, 1) * r.chance(
+        0.5
+    )
     inside = mask > 0.5
     low = values.masked_fill(~inside, 9).amin((2, 3), keepdim=True)
     high = values.masked_fill(~inside, -9).amax((2, 3), keepdim=True)
@@ -122,18 +123,24 @@ def _fit(images: Tensor, mask: Tensor, r: Random) -> Tensor:
     steps = torch.arange(_SIZE, dtype=torch.float32)
     spans = []
     for axis in (2, 3):
-        places = inside.any(axis).view(r.count, -1) * (steps + 1)  # from 1; 0 where nothing is
-        last = places.amax(1).clamp(min=2)
-        first = torch.where(places > 0, places, torch.tensor(1.0 * _SIZE)).amin(1)
-        first = torch.minimum(first, last) - 1
+        hit = inside.any(axis).squeeze(1)  # (B, S)
+        first = torch.where(hit, steps, torch.tensor(float(_SIZE))).amin(1)
+        last = torch.where(hit, steps, torch.tensor(-1.0)).amax(1)
+        first, last = (
+            torch.where(last < 0, torch.zeros(()), first),
+            torch.where(last < 0, torch.tensor(_SIZE - 1.0), last),
+        )
         spans.append(
-            [each.view(-1, 1, 1, 1) / _SIZE for each in (first + last - _SIZE, last - first)]
+            (
+                ((first + last + 1) / _SIZE - 1).view(-1, 1, 1, 1),
+                ((last - first + 1) / _SIZE).view(-1, 1, 1, 1),
+            )
         )
     (cx, wide), (cy, high) = spans
     half = torch.maximum(wide, high) * torch.exp(r.normal(0.03))
     across, down = axes(_SIZE)
     fitted = F.avg_pool2d(sample(images, cx + half * across, cy + half * down), 2)
     soft = F.avg_pool2d(F.pad(fitted, (1, 1, 1, 1)), 3, 1)
-    fitted = torch.lerp(fitted, soft, r.uniform(-0.8, 0.4))
+    fitted = torch.lerp(fitted, soft, r.uniform(-0.4, 0.7))
     grain = torch.randn(fitted.shape, generator=r.generator) * 0.05 * r.uniform() ** 2
     return (fitted + grain * (fitted > 0.02)).clamp(0, 1)
