@@ -246,7 +246,7 @@ def test_a_preview_has_one_row_per_photograph() -> None:
     probs = torch.rand(20, 10).softmax(dim=1)
     figure = draw_preview(pictures, images, probs, [f"/a/{k}.png" for k in range(20)])
     for k, (photo, seen, bars) in enumerate(np.reshape(np.array(figure.axes), (20, 3))):
-        assert photo.get_title() == f"{k}.png"
+        assert photo.get_title(loc="left") == f"{k}.png"
         assert (pixels(photo)[0, 0, :3] == [10 * k, 0, 0]).all()
         np.testing.assert_array_equal(pixels(seen), images[k])
         values, classes = probs[k].sort(descending=True)
