@@ -65,7 +65,10 @@ class FashionMNISTDataModule(ResumableDataModule):
     """
 
     LOCAL_ARGUMENTS = ("data_dir", "mirrors", "images", "preview", "num_workers", "pin_memory")
-    """Arguments that checkpoints never set: paths, and what depends on the machine."""
+    """Arguments that checkpoints never set: paths, and what depends on the machine.
+
+    They do set a teacher's path, which is read without running code.
+    """
 
     # Data sets. `setup` makes them a `TensorDataset` of uint8 images ``(N, 28, 28)`` and labels.
     train_set: Any = None

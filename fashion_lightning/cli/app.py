@@ -187,7 +187,7 @@ class FashionLightningCLI(LightningCLI):
         return trainer
 
     def _settings(self, **changes: Any) -> str:
-        """Return the configuration as YAML, without what is beside this run, or before it."""
+        """Return the configuration as YAML, without the options about other runs."""
         config = self.config.fit.clone()
         changes |= {"ckpt_path": None, "compare_to": None, "seeds": 1}
         for name, value in changes.items():
@@ -198,9 +198,12 @@ class FashionLightningCLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         """Print where and how the command computes."""
         trainer = self.trainer
+        where = f", files in {trainer.default_root_dir}"
+        if self.subcommand == "predict" and self.config.predict.predictions.path:
+            where = ""
         rank_zero_info(
-            f"{self.subcommand}: on {trainer.strategy.root_device}, precision {trainer.precision}, "
-            f"files in {trainer.default_root_dir}"
+            f"{self.subcommand}: on {trainer.strategy.root_device}, precision {trainer.precision}"
+            + where
         )
 
     # What happens once per run is a hook of LightningCLI: callbacks cost time in each step.

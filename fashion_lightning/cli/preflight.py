@@ -1,4 +1,8 @@
-"""What the command refuses before a run begins, and Lightning would refuse later, or never."""
+"""What the command refuses before a run begins, and Lightning would refuse later, or never.
+
+Syntax and types are refused by `parser.py`, checkpoints by `app.py`, single arguments by the
+constructors, and what `--seeds` cannot do by `several_seeds.py`.
+"""
 
 from copy import deepcopy
 from inspect import signature
@@ -16,6 +20,7 @@ from fashion_lightning.data.batches import count_batches
 from fashion_lightning.data.files import CLASSES, NUM_TEST, NUM_TRAIN
 from fashion_lightning.datamodule import FashionMNISTDataModule
 from fashion_lightning.module import FashionMNISTClassifier
+from fashion_lightning.training.metrics import METRICS
 
 
 def check_config(command: str, config: Namespace) -> None:
@@ -102,7 +107,7 @@ def _check_scores(model: FashionMNISTClassifier) -> None:
 
 
 def check_batches(trainer: Trainer, datamodule: FashionMNISTDataModule) -> None:
-    """Refuse what Lightning refuses when the run has begun, or even trained."""
+    """Refuse what Lightning would refuse only during the run, or even after training."""
     num_train, processes = NUM_TRAIN - datamodule.val_size, trainer.world_size
     size = datamodule.eval_batch_size
     batches = {
@@ -131,7 +136,7 @@ def check_callbacks(
     """Refuse callbacks, and a scheduler, that would end the run later, or do nothing."""
     metrics = ["train_loss", "train_acc", "train_loss_step", "lr"]
     if trainer.limit_val_batches != 0:
-        metrics += ["val_loss", "val_acc", "val_f1", "val_ece"]
+        metrics += [f"val_{name}" for name in METRICS]
     options = lr_scheduler.get("init_args", {}) if lr_scheduler else {}
     if "monitor" in options:
         expected, monitor = f"one of {', '.join(metrics)}", options["monitor"]

@@ -1,4 +1,4 @@
-"""Data sets that somebody else made: which lie in memory, and how others are augmented."""
+"""Other people's data sets: which are in memory, and how the others are augmented."""
 
 from collections.abc import Sequence
 from typing import Any

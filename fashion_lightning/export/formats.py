@@ -1,4 +1,8 @@
-"""The formats of exported files, one object each."""
+"""The formats of exported files, one object each.
+
+A new format is a pair of functions, an entry of `FORMATS`, and a name in `FormatName` and in the
+signature of `ExportingTrainer.export` (cli/trainer.py), which must not import this at every start.
+"""
 
 import json
 from collections.abc import Callable, Mapping

@@ -1,8 +1,9 @@
-"""Photographs classified: one path for plain backgrounds, one for real ones, and their doubt.
+"""Photographs classified: a path for plain backgrounds, one for real ones, and how sure each is.
 
 A garment on a plain background is converted as the dataset was made, and goes to
 `pretrained:convnet`. Any other photograph is segmented (`segmentation.py`), shown as several views
-(`views.py`), and goes to `pretrained:photos`, which was trained on what imperfect masks leave.
+(`views.py`), and goes to `pretrained:photos`, which was trained on imperfectly masked garments.
+In the command, `Photos` calls `look_at` while it loads, and `cli/photos.py` adds the plain ones.
 Each photograph is computed alone, so that its result does not depend on the others.
 """
 

@@ -69,7 +69,7 @@ def draw_preview(
         bars.set(xlim=(0, 1.4), ylim=(2.6, -0.6), xticks=[])
         bars.spines["bottom"].set_visible(False)
         if is_unsure:
-            bars.text(1.38, 2.5, "not sure", color=_RUST, ha="right", va="bottom")
+            bars.set_title("not sure", color=_RUST, pad=3, loc="right")
     return figure
 
 

@@ -1,8 +1,8 @@
 """What the network sees of a garment in a photograph: several images like FashionMNIST's.
 
-The garment is cut out by its mask, turned a little, fitted into 28 x 28 pixels and shown dark as
-light, as the dataset shows it, in a strong and a weak contrast. Errors of one view are not those of
-another: the mean of their logits is right more often than each.
+The garment is cut out by its mask, turned a little, fitted into 28 x 28 pixels and inverted, light
+on black as in the dataset, in a strong and a weak contrast. Errors of one view are not those of
+another: the mean of their logits is right more often than any single view.
 """
 
 import math

@@ -1,4 +1,7 @@
-"""The report of a test as one HTML page: numbers, pictures and texts in, a string out."""
+"""Fills the report's template: numbers, pictures and texts in, one HTML page out.
+
+Its look is in `page.html.j2` and `page.css`, that of its figures in `plotting.STYLE`.
+"""
 
 from base64 import b64encode
 from collections.abc import Mapping

@@ -22,7 +22,10 @@ from typing_extensions import override
 from fashion_lightning.data.parts import hard
 
 METRICS = ("acc", "loss", "f1", "ece")
-"""The names of what `metrics` returns; logged with ``val_`` or ``test_`` before them."""
+"""The names of what `metrics` returns; logged with ``val_`` or ``test_`` before them.
+
+The report's tiles (`report/page.html.j2`) choose among them.
+"""
 
 
 def gather(value: Any) -> list[Any]:
@@ -71,7 +74,7 @@ class TrainingTotals(Metric):
 
 
 class Steps:
-    """The training steps of an epoch: adding 512 at once to the totals costs a tenth per step."""
+    """The training steps of an epoch, added 512 at a time: a tenth of the cost per step."""
 
     def __init__(self) -> None:
         self._totals = TrainingTotals()
