@@ -18,6 +18,7 @@ chosen without photographs.
 
 _TOLERANCE = 0.05 * 255  # How far the colour of a plain background may vary.
 _OTHERS = 0.2  # share of the border that may have another colour, such as a garment's
+_WHITE = 0.4  # share of pure white from which it is a shop's picture, cropped to the garment
 _PLACES = 16  # in how many places it may have one; a speckled floor has more
 
 
@@ -31,6 +32,8 @@ def is_plain(picture: Image.Image) -> bool:
     pixels = np.asarray(picture)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     if picture.mode == "RGBA" and (border[:, 3] < 128).mean() > 1 - _OTHERS:
+        return True
+    if (border[:, :3].min(axis=1) >= 250).mean() >= _WHITE:
         return True
     colours = border[:, :3].astype(np.float32)
     differs = abs(colours - np.median(colours, axis=0)).max(axis=1) > _TOLERANCE

@@ -213,6 +213,11 @@ def test_the_border_tells_plain_backgrounds() -> None:
     plain = Image.new("RGB", SIZE, "white")
     plain.paste("navy", (100, 100, 200, 480))  # It touches the edge.
     assert is_plain(plain)
+    cropped = Image.new("RGB", SIZE, "white")
+    width, height = SIZE
+    cropped.paste("navy", (0, height // 5, width, height))  # to the garment, but above it
+    ImageDraw.Draw(cropped).rectangle((0, height // 2, width // 9, height), fill="white")
+    assert is_plain(cropped)
     assert is_plain(Image.new("RGB", (28, 28)))
     transparent = Image.new("RGBA", SIZE, (9, 200, 30, 0))
     assert is_plain(transparent)
