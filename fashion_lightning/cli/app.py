@@ -36,7 +36,6 @@ class FashionLightningCLI(LightningCLI):
     """LightningCLI that keeps all files of a run in one folder and never scores random weights."""
 
     subcommand: str = ""
-    prints_results = True
     trainer: Any  # Lightning declares no type for its list of callbacks.
 
     def __init__(self, *args: Any, series: Series | None = None, **kwargs: Any) -> None:
@@ -140,8 +139,6 @@ class FashionLightningCLI(LightningCLI):
         """Train in bf16 where the hardware multiplies it natively, unless told otherwise."""
         config = self.config[self.subcommand]
         config.ckpt_path = self.checkpoint and str(self.checkpoint)
-        if "verbose" in config:  # The command's own table, or none, instead of Lightning's.
-            self.prints_results, config.verbose = config.verbose, False
         if config.trainer.precision is None and config.trainer.plugins is None:
             bf16 = self.subcommand == "fit" and multiplies_bf16(config.trainer.accelerator)
             config.trainer.precision = "bf16-mixed" if bf16 else "32-true"
@@ -240,16 +237,6 @@ class FashionLightningCLI(LightningCLI):
         self.datamodule.photo_classifier = classifier
         self.model, self.config_init.predict.ckpt_path = PhotoModule(classifier.plain), None
 
-    def after_validate(self) -> None:
-        """Print the results."""
-        self._print_results()
-
-    after_test = after_validate
-
-    def _print_results(self) -> None:
-        if self.prints_results and self.trainer.is_global_zero:
-            print(results(self.trainer.callback_metrics))
-
     def after_predict(self) -> None:
         """Name the photographs that could not be read, and exit with code 1 if there are any."""
         writers = [each for each in self.trainer.callbacks if isinstance(each, PredictionWriter)]
@@ -270,7 +257,8 @@ class FashionLightningCLI(LightningCLI):
         if self.config.fit.test_after_fit:
             trainer.callbacks.append(ReportWriter(run.folder))
             trainer.test(self.model, self.datamodule, ckpt_path=run.best, verbose=False)
-            self._print_results()
+            if trainer.is_global_zero:
+                print(results(trainer.callback_metrics))
         rank_zero_info(
             f"\nThe run's folder is {run.folder}, its report {run.page}. Next:\n"
             f"  fashion-lightning test --ckpt_path {run.best}\n"

@@ -29,14 +29,6 @@ def test_a_run_into_a_file_has_a_line_per_epoch_and_its_results(
     assert "report/report.html" in said.text
 
 
-def test_results_can_be_left_out(
-    trained: Path, command: Command, capsys: pytest.CaptureFixture[str]
-) -> None:
-    checkpoint = str(trained / "checkpoints" / "best.ckpt")
-    command("test", "--ckpt_path", checkpoint, "--verbose", "false")
-    assert "test_acc" not in capsys.readouterr().out
-
-
 def test_losses_have_four_digits_and_fractions_are_percent() -> None:
     table = results({"val_loss": 0.25, "val_acc": 0.90390, "val_ece": 0.0065273})
     assert table.split() == ["val_acc", "90.39", "%", "val_ece", "0.65", "%", "val_loss", "0.2500"]
