@@ -45,9 +45,9 @@ class LeanModule(LightningModule):
 
     @override
     def setup(self, stage: str) -> None:
-        """Compile `forward` for training, if `compile_network`."""
+        """Compile `forward` and its hooks for training, if `compile_network`."""
         if self.compile_network and stage == "fit":
-            self._compiled = torch.compile(self.forward)
+            self._compiled = torch.compile(self.__call__)
 
     @override
     def teardown(self, stage: str) -> None:

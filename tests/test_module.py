@@ -337,8 +337,14 @@ def test_training_can_be_compiled(tmp_path: Path, data_dir: Path) -> None:
         classifier = FashionMNISTClassifier(
             MLP(hidden_features=16), compile_network=compile_network
         )
+        calls: list[bool] = []
+        hook = classifier.register_forward_pre_hook(
+            lambda module, _, calls=calls: calls.append(module.training)
+        )
         trainer = quiet_trainer(tmp_path, max_steps=10, limit_val_batches=1)
         trainer.fit(classifier, datamodule)
+        hook.remove()
+        assert sum(calls) == 10  # Hooks of users run in either case.
         # Training was compiled, and nothing but training.
         assert counters["stats"]["unique_graphs"] == int(compile_network)
         weights.append(classifier.state_dict())
