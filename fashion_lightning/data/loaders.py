@@ -200,8 +200,19 @@ class LoaderFactory:
             "pin_memory": self.pin_memory,
             "collate_fn": collate,
             # Without a generator of its own, each iteration draws from the global one.
-            "generator": torch.Generator().manual_seed(seed % 2**63),
+            "generator": _seeded(seed % 2**63),
         }
+
+
+class _Generator(torch.Generator):
+    """A generator that can be sent to spawned processes; PyTorch's own cannot (2.14)."""
+
+    def __reduce__(self) -> Any:
+        return _seeded, (self.initial_seed(),)
+
+
+def _seeded(seed: int) -> torch.Generator:
+    return _Generator().manual_seed(seed)
 
 
 def _check_loaded(dataset: Any) -> None:
