@@ -48,7 +48,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
     return run(folder, data_dir, 1, folder / "checkpoints" / "last.ckpt")
 
 
-@pytest.fixture(scope="session", params=[pytest.param(2, marks=pytest.mark.long), 3])
+@pytest.fixture(scope="session", params=[2, pytest.param(3, marks=pytest.mark.long)])
 def several(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,

@@ -85,7 +85,7 @@ def plain(network: nn.Module, images: Tensor, temperature: Tensor) -> Tensor:
     return logits.softmax(dim=1)
 
 
-@pytest.fixture(scope="module", params=["MLP", "ConvNet"])
+@pytest.fixture(scope="module", params=["MLP", pytest.param("ConvNet", marks=pytest.mark.long)])
 def exported(
     request: pytest.FixtureRequest,
     trained: Path,

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from fashion_lightning import FashionMNISTClassifier
@@ -70,7 +69,6 @@ def _work(folder: Path, args: list[str], hit: tuple[str, int, float, int] | None
     output = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1), os.dup2(output, 2)
     sys.argv = ["fashion-lightning"]
-    torch.set_num_threads(2)
     # Tests that were started in the background ignore Ctrl-C, and so do their processes.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if hit:

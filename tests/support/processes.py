@@ -71,7 +71,7 @@ if __name__ == "__main__":
     classifier = FashionMNISTClassifier.load_from_checkpoint(checkpoint)
     for name, num_images, batch_size in (
         ("whole", 10_000, 500),
-        ("odd", 9_999, 5000),  # so large that a third process has no images
+        ("odd", 9_999, 10_000),  # so large that only the first process has images
     ):
         datamodule = Shortened(data_dir, eval_batch_size=batch_size)
         datamodule.num_images = num_images
