@@ -36,7 +36,7 @@ def draw_preview(
         probs: Probabilities, ``(K, C)``.
         names: Paths of the photographs, whose file names are shown.
         class_names: Names of the C classes.
-        garments: What was cut out of the photographs; None on a plain background.
+        garments: What was cut out of the photographs; None where the background is plain.
         are_sure: Whether the predictions are; those that are not are marked.
     """
     has_garments = any(garments or ())
@@ -56,7 +56,9 @@ def draw_preview(
         if has_garments:
             axes[1].axis("off")
             garment = garments[number] if garments else None
-            if garment is not None:
+            if garment is None:
+                axes[1].text(0.5, 0.5, "plain\nbackground", ha="center", va="center", color=_LINE)
+            else:
                 axes[1].imshow(_thumbnail(garment))
         seen.imshow(pixels(images[number]), cmap="gray", vmin=0, vmax=1)
         seen.axis("off")
