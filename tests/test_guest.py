@@ -21,6 +21,7 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 from torchvision import models
 from torchvision.datasets import FashionMNIST
@@ -408,6 +409,22 @@ def test_workers_load_the_same(data: Any) -> None:
     for ours, theirs in zip(*batches, strict=True):
         assert torch.equal(ours[0], theirs[0])
         assert torch.equal(ours[1], theirs[1])
+
+
+def check_order(_: int, loader: Any, labels: Tensor) -> None:
+    """Do the work of one process of the next test."""
+    assert torch.equal(torch.cat([batch[1] for batch in loader]), labels)
+
+
+@pytest.mark.long
+def test_processes_are_spawned_with_a_loader(data: Any) -> None:
+    """Each gets a copy of its own, as strategy="ddp_spawn" does it."""
+    datamodule = data(batch_size=5000)
+    datamodule.prepare_data()
+    datamodule.setup("fit")
+    loader = datamodule.train_dataloader()
+    labels = torch.cat([labels for _, labels in copy.deepcopy(loader)])
+    spawn(check_order, (loader, labels), nprocs=2)  # type: ignore[no-untyped-call]
 
 
 class Floats(FashionMNISTDataModule):
