@@ -61,11 +61,10 @@ def go(way: Way, data_dir: str, folder: str) -> Any:
     return way(contender(data_dir, folder))
 
 
-def go_without(trick: str | None, way: Way, data_dir: str, folder: str) -> Any:
-    """Take a turn with one trick switched off."""
+def switch_off(trick: str | None) -> None:
+    """Switch one trick off in this process."""
     if trick:
         TRICKS[trick]()
-    return go(way, data_dir, folder)
 
 
 class Contest:
@@ -138,21 +137,23 @@ class Contest:
                 row(size, title, ours, *ratios, whole)
 
     def without(self, tricks: list[str], batch_sizes: list[int]) -> None:
-        """Compare our fit with itself without single tricks, in a fresh process for each turn."""
+        """Compare our fit with itself without single tricks, each in a process of its own."""
         heading(
             "without", "batch size", "precision", "s per epoch", "with it, s per epoch",
             "throughput, with / without", "of all rounds",
         )  # fmt: skip
         sides = [None, *tricks]
+        context = get_context("spawn")
+        processes = {side: ProcessPoolExecutor(1, context, switch_off, (side,)) for side in sides}
         for size in batch_sizes:
             for kind in dict.fromkeys((FULL, NATIVE)):
-                way = partial(Contender.ours, batch_size=size, precision=kind, epochs=4)
+                way = partial(Contender.ours, batch_size=size, precision=kind)
                 seconds: dict[str | None, list[float]] = {side: [] for side in sides}
-                for number in range(self.rounds):
+                for number in range(self.rounds + 1):
                     for side in sides if number % 2 == 0 else sides[::-1]:
-                        with ProcessPoolExecutor(1, get_context("spawn")) as process:
-                            turn = process.submit(go_without, side, way, *self.where)
-                        seconds[side].append(turn.result())
+                        taken = processes[side].submit(go, way, *self.where).result()
+                        if number:
+                            seconds[side].append(taken)
                 ours = seconds[None]
                 for trick in tricks:
                     ratios = sorted(b / a for a, b in zip(ours, seconds[trick], strict=True))
@@ -161,6 +162,8 @@ class Contest:
                         trick, size, kind, *(f"{median:.3f}" for median in medians),
                         f"{statistics.median(ratios):.3f}", f"{ratios[0]:.3f} ... {ratios[-1]:.3f}",
                     )  # fmt: skip
+        for process in processes.values():
+            process.shutdown()
 
     def growth(self) -> None:
         """Show how the cost of training grows with images, epochs and width."""
