@@ -2,16 +2,18 @@
 
 import re
 import textwrap
+from argparse import SUPPRESS
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
-_COMMANDS = {
+COMMANDS = {
     "fit": "Train a network, test its best weights, and write a report.",
     "validate": "Score a checkpoint on the validation images.",
     "test": "Score a checkpoint on the 10,000 test images, and write a report.",
     "predict": "Write a table of predictions for the test images, or for photographs.",
     "export": "Write a checkpoint as ONNX, torch.export, safetensors or the tutorial's model.pth.",
+    "demo": "Serve a page in the browser that classifies photographs.",
 }
 _OVERVIEW = """\
 usage: fashion-lightning COMMAND [--config FILE] [options]
@@ -79,9 +81,10 @@ def describe(command: str | None, actions: Iterable[Any]) -> str:
         actions: The options of the command's parser.
     """
     if command is None:
-        lines = (f"  {name:<18}  {text}" for name, text in _COMMANDS.items())
+        lines = (f"  {name:<18}  {text}" for name, text in COMMANDS.items())
         return _OVERVIEW.format(commands="\n".join(lines))
     groups: dict[str, list[str]] = {"options": [], "model": [], "data": [], "trainer": []}
+    actions = [action for action in actions if action.help != SUPPRESS]
     for action in actions:
         group, _, name = action.dest.rpartition(".")
         own = _TRAINER if group == "trainer" else {} if group else _COMMON
@@ -92,10 +95,12 @@ def describe(command: str | None, actions: Iterable[Any]) -> str:
             title = group if group in groups else "options"
             if group in ("", "predictions", *groups):
                 groups[title] += _option(action, " ".join(text.replace("`", "").split()))
-    blocks = [f"usage: fashion-lightning {command} [options]\n\n{_COMMANDS[command]}"]
-    blocks += ["\n".join([f"{title}:", *lines]) for title, lines in groups.items()]
-    more = f"All options, with types and Lightning's own: fashion-lightning {command} --help_all"
-    return "\n\n".join([*blocks, more]) + "\n"
+    blocks = [f"usage: fashion-lightning {command} [options]\n\n{COMMANDS[command]}"]
+    blocks += ["\n".join([f"{title}:", *lines]) for title, lines in groups.items() if lines]
+    if any("--help_all" in action.option_strings for action in actions):
+        more = "All options, with types and Lightning's own"
+        blocks.append(f"{more}: fashion-lightning {command} --help_all")
+    return "\n\n".join(blocks) + "\n"
 
 
 def _option(action: Any, text: str) -> list[str]:

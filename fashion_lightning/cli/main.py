@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from fashion_lightning import __version__
 from fashion_lightning.cli.app import FashionLightningCLI
+from fashion_lightning.cli.demo import demo
 from fashion_lightning.cli.output import leave_out_notices
 from fashion_lightning.cli.parser import Parser, named_classes
 from fashion_lightning.cli.several_seeds import Series, train_others
@@ -38,6 +39,9 @@ def main(args: Sequence[str] | None = None) -> None:
         warnings.filterwarnings("ignore", message)
     leave_out_notices()
     arguments = sys.argv[1:] if args is None else [*args]
+    if arguments[:1] == ["demo"]:
+        demo(arguments[1:])
+        return
     cli = _run(arguments)
     if cli.series:
         try:

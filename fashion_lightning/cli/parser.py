@@ -15,7 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning_utilities.core.enums import StrEnum
 from typing_extensions import override
 
-from fashion_lightning.cli.help import describe, nearest
+from fashion_lightning.cli.help import COMMANDS, describe, nearest
 
 _load = get_loader("yaml")
 _NAMES = {
@@ -178,6 +178,10 @@ class Parser(LightningArgumentParser):
     @override
     def error(self, message: str, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuse in one sentence."""
+        command = re.match(r"argument subcommand: invalid choice: (\S+)", message)
+        if command:  # argparse does not know `demo`, which has a parser of its own.
+            names = ", ".join(COMMANDS)
+            message = f"Expected the command to be one of {names}, but got {command[1]}."
         unknown = re.match(r"unrecognized arguments: (--\S+)", message)
         if unknown and (meant := nearest(unknown[1], self._actions)):
             message = f"{message}; did you mean {meant}?"

@@ -26,8 +26,8 @@ _ENDINGS = (
     *(".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".raw", ".dng", ".cr2", ".cr3"),
     *(".nef", ".arw", ".orf", ".rw2", ".ico", ".tga", ".ppm", ".pgm", ".pbm", ".apng", ".dib"),
 )
-_MAX_PIXELS = 100_000_000
-_MAX_BYTES = 200_000_000
+MAX_PIXELS = 100_000_000
+MAX_BYTES = 200_000_000
 _WORKING_SIZE = 16 * IMAGE_SIZE  # The longest edge is reduced to less than twice this.
 
 _warning_filters = threading.Lock()
@@ -110,7 +110,7 @@ def decode(path: Path) -> Image.Image:
             with _no_warnings():
                 picture = _identify(file)
             width, height = picture.size
-            if width * height > _MAX_PIXELS:
+            if width * height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             # Decoding a JPEG at a half, a quarter or an eighth of its size is faster.
             scale = max(1, max(width, height) // _WORKING_SIZE)
@@ -122,7 +122,7 @@ def decode(path: Path) -> Image.Image:
             ) from None
         except Image.DecompressionBombError as error:
             raise ValueError(
-                f"Expected at most {_MAX_PIXELS // 10**6} million pixels, but got more."
+                f"Expected at most {MAX_PIXELS // 10**6} million pixels, but got more."
             ) from error
         except ImportError as error:
             raise ValueError(str(error)) from error
@@ -141,7 +141,7 @@ def _identify(file: IO[bytes]) -> Image.Image:
     from pillow_heif import open_heif
 
     heic = open_heif(file)
-    if heic.size[0] * heic.size[1] > _MAX_PIXELS:
+    if heic.size[0] * heic.size[1] > MAX_PIXELS:
         raise Image.DecompressionBombError
     picture: Image.Image = heic.to_pillow()
     return picture
@@ -155,9 +155,9 @@ def _open(path: Path) -> IO[bytes]:
             raise ValueError("Expected a file, but got a folder.")
         if not stat.S_ISREG(status.st_mode):  # Opening a pipe might block forever.
             raise ValueError("Expected a regular file, but got a pipe, a socket or a device.")
-        if status.st_size > _MAX_BYTES:
+        if status.st_size > MAX_BYTES:
             megabytes = status.st_size // 10**6
-            raise ValueError(f"Expected at most {_MAX_BYTES // 10**6} MB, but got {megabytes} MB.")
+            raise ValueError(f"Expected at most {MAX_BYTES // 10**6} MB, but got {megabytes} MB.")
         return path.open("rb")
     except OSError as error:
         raise type(error)(f"Expected a readable file, but got: {error.strerror}.") from error

@@ -131,7 +131,10 @@ DATA: list[Case] = [
     ("fit --data.images a_folder", ("`images` to hold PNG", "but a_folder has none.")),
 ]
 COMMAND: list[Case] = [
-    ("dance", ("'dance'", "choose from", "'fit', 'validate', 'test', 'predict'")),
+    ("dance", ("one of fit, validate, test, predict, export, demo, but got 'dance'",)),
+    ("demo --port x", ("Expected `port` to be an int, but got x.", "demo --help")),
+    ("demo --prt 1", ("unrecognized arguments: --prt 1; did you mean --port?", "demo --help")),
+    ("demo --ckpt_path best", ("Expected `ckpt_path` to be best, last", "but got best.")),
     ("--dance", ("unrecognized arguments: --dance", "fashion-lightning --help")),
     ("fit surplus", ("unrecognized arguments: surplus", "fit --help")),
     ("fit --model.lrr 1", ("unrecognized arguments: --model.lrr 1; did you mean --model.lr?",)),

@@ -66,8 +66,8 @@ class Browser:
         content: dict[str, Any] = json.loads(message)
         return content
 
-    def open(self, path: Path, *, width: int, dark: bool = False) -> None:
-        """Load a file into a window of `width` CSS pixels; below 600, as on a telephone."""
+    def open(self, page: Path | str, *, width: int, dark: bool = False) -> None:
+        """Load a file or a URL into a window of `width` CSS pixels; below 600, as on a phone."""
         self(
             "Emulation.setDeviceMetricsOverride",
             **{"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600},
@@ -75,12 +75,36 @@ class Browser:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self("Emulation.setEmulatedMedia", features=[scheme])
         self.events.clear()
-        self._url = path.as_uri()
+        self._url = page if isinstance(page, str) else page.as_uri()
         self("Page.navigate", url=self._url)
         while not self._of("Page.loadEventFired"):
             self.events.append(self._receive())
         time.sleep(0.5)  # Late requests count, too.
         self.evaluate("0")
+
+    def drop(self, path: Path, selector: str) -> None:
+        """Drop a file on the middle of an element."""
+        box = f"document.querySelector('{selector}').getBoundingClientRect().toJSON()"
+        edges = self.evaluate(box)
+        x, y = (edges["left"] + edges["right"]) / 2, (edges["top"] + edges["bottom"]) / 2
+        data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+
+        def send(kind: str) -> None:
+            self("Input.dispatchDragEvent", type=kind, data=data, x=x, y=y)
+
+        self.evaluate("isOver = false; addEventListener('dragover', () => isOver = true, true); 0")
+        while not self.evaluate("isOver"):  # Before its first frame, a page gets no such events.
+            send("dragEnter")
+            send("dragOver")
+            time.sleep(0.1)
+        send("drop")
+
+    def wait(self, expression: str, seconds: float = 60.0) -> None:
+        """Wait until an expression in the page is true."""
+        end = time.monotonic() + seconds
+        while not self.evaluate(expression):
+            assert time.monotonic() < end, f"{expression} does not become true."
+            time.sleep(0.05)
 
     def evaluate(self, expression: str) -> Any:
         """Return the value of an expression in the page."""
