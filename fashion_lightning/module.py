@@ -153,7 +153,7 @@ class FashionMNISTClassifier(
         return logits / self.temperature
 
     def logits(self, images: Tensor) -> Tensor:
-        """Return the network's logits before temperature scaling: what training optimizes."""
+        """Return the logits that training optimizes, uncalibrated, ``(N, num_classes)``."""
         if not torch.jit.is_scripting():  # type: ignore[attr-defined]
             check_floating_point(images)
         # In place: a second temporary of this size costs more than the division.
@@ -197,7 +197,7 @@ class FashionMNISTClassifier(
 
     @override
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Return the logits of a validation batch: uncalibrated in a fit, else calibrated."""
+        """Return a validation batch's logits, ``(N, num_classes)``; in a fit, uncalibrated ones."""
         trainer = self.caller("validation_step")
         self._is_calibrating = trainer is not None and self.is_fitting()
         try:
@@ -223,7 +223,7 @@ class FashionMNISTClassifier(
 
     @override
     def evaluated_logits(self, images: Tensor) -> Tensor:
-        """Return `forward`'s logits without autocast, calibrated in train mode, too."""
+        """Return `forward`'s logits ``(N, num_classes)``: no autocast, always calibrated."""
         with torch.autocast(images.device.type, enabled=False):
             logits: Tensor = self(images)
         logits = logits if logits.dtype == torch.float64 else logits.float()

@@ -15,6 +15,16 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from fashion_lightning.data.files import CLASSES
 
+__all__ = [
+    "confusion_matrix",
+    "draw_mistakes",
+    "draw_seeds",
+    "learning_curves",
+    "png",
+    "reliability_diagram",
+    "samples",
+]
+
 # From Okabe and Ito's palette, which colour-blind readers and grey prints can distinguish.
 _BLUE, _ORANGE = "#0072B2", "#D55E00"
 _RUST = "#B34700"  # a darker orange for small text

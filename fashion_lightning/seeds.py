@@ -96,6 +96,12 @@ def compare(summary: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, A
 def read_summary(path: str | Path) -> dict[str, Any]:
     """Read the ``summary.json`` of `fit --seeds`.
 
+    Args:
+        path: The file.
+
+    Returns:
+        What `summarize` returned, with ``runs``, their folders.
+
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it holds something else.
@@ -115,7 +121,11 @@ def read_summary(path: str | Path) -> dict[str, Any]:
 
 
 def describe(summary: Mapping[str, Any]) -> str:
-    """Return a summary as text: one line per metric, and one per difference."""
+    """Return a summary as text: one line per metric, and one per difference.
+
+    Args:
+        summary: What `summarize` returned; what `compare` returned may be its ``comparison``.
+    """
     seeds = ", ".join(map(str, summary["seeds"]))
     lines = [f"{'Seeds ' + seeds:32}mean     std      95 % interval of the mean"]
     for name, number in summary["metrics"].items():

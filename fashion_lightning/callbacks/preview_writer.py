@@ -38,11 +38,13 @@ class PreviewWriter(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a file that cannot be written."""
         if stage == "predict":
             check_output(self.path)
 
     @override
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse to write over a photograph, and begin without any."""
         check_output(self.path, trainer.predict_dataloaders)
         self._rows = []  # of an interrupted prediction
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from fashion_lightning.arguments import expect, installed
 from fashion_lightning.data import files
-from fashion_lightning.demo.answer import answer
+from fashion_lightning.demo.prediction import answer
 from fashion_lightning.photos import PhotoClassifier
 from fashion_lightning.photos.reading import MAX_BYTES
 

@@ -21,13 +21,21 @@ _TOLERANCE = 1e-5  # Probabilities in float32 differ by less than 1e-6.
 
 
 class Parity(NamedTuple):
-    """Comparison of an exported file with its classifier; prints as one line."""
+    """Comparison of an exported file with its classifier; prints as one line.
 
-    name: str  # of the file
+    Attributes:
+        name: The file's name.
+        num_images: Number of images that were compared.
+        num_same: Number of images with the same predicted class.
+        max_difference: Largest difference of two probabilities, in [0, 1].
+        runtime: The program that ran the file, with its version.
+    """
+
+    name: str
     num_images: int
-    num_same: int  # images with the same predicted class
-    max_difference: float  # of two probabilities, >= 0
-    runtime: str  # the program that ran the file, with its version
+    num_same: int
+    max_difference: float
+    runtime: str
 
     @override
     def __str__(self) -> str:

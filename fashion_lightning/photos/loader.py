@@ -20,19 +20,30 @@ _THREADS = 4  # Each may hold a picture of 100 million pixels.
 
 
 class PhotoBatch(NamedTuple):
-    """The readable photographs of a batch, and why others were left out."""
+    """The readable photographs of a batch, and why others were left out.
 
-    images: Tensor  # float32, (B, 1, 28, 28), in [0, 1]
-    # int64, (B,): positions in `Photos.paths`. Tuples have a method of that name.
-    index: Tensor  # type: ignore[assignment]
-    path: list[str]  # as `escape_name` writes them
-    problems: dict[str, str]  # one sentence for each unreadable file, by its path
-    # What a classifier has found, if `Photos` has one; see `PhotoResult`.
-    background: list[str] | None = None  # plain or real
-    probs: Tensor | None = None  # float32, (B, 10); zeros on plain backgrounds
-    threshold: Tensor | None = None  # float32, (B,), of a sure confidence; NaN if unknown
-    mask: Tensor | None = None  # uint8, (B, 64, 64); zeros on plain backgrounds
-    region: Tensor | None = None  # int64, (B, 4)
+    Attributes:
+        images: float32 in [0, 1], ``(B, 1, 28, 28)``.
+        index: int64, ``(B,)``: positions in `Photos.paths`.
+        path: B paths, printable and safe in a spreadsheet.
+        problems: One sentence for each unreadable file, by its path.
+        background: B times ``plain`` or ``real``. This and the rest: None unless `Photos` has a
+            classifier; see `PhotoResult`.
+        probs: float32, ``(B, 10)``; zeros on plain backgrounds.
+        threshold: float32, ``(B,)``: confidence from which a prediction is sure; NaN if unknown.
+        mask: uint8, ``(B, 64, 64)``; zeros on plain backgrounds.
+        region: int64, ``(B, 4)``, in pixels; zeros on plain backgrounds.
+    """
+
+    images: Tensor
+    index: Tensor  # type: ignore[assignment]  # Tuples have a method of that name.
+    path: list[str]
+    problems: dict[str, str]
+    background: list[str] | None = None
+    probs: Tensor | None = None
+    threshold: Tensor | None = None
+    mask: Tensor | None = None
+    region: Tensor | None = None
 
 
 def read_image(path: str | Path) -> Tensor:

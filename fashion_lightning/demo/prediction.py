@@ -27,7 +27,7 @@ def answer(classifier: PhotoClassifier, path: str | Path) -> str:
         HTML without links, in which all texts are escaped. If the file cannot be read or shows no
         garment, it says so.
     """
-    page = _PAGES.get_template("answer.html.j2")
+    page = _PAGES.get_template("prediction.html.j2")
     try:
         picture = decode(Path(path))
     except (OSError, ValueError) as error:
