@@ -66,7 +66,7 @@ def test_every_command_and_every_program_runs(
             else:
                 main(arguments)
             commands += 1
-    assert (commands, programs) == (14, 5)
+    assert (commands, programs) == (14, 4)
     assert (tmp_path / "lightning_logs/version_0/predictions.csv").is_file()
     logging.getLogger("lightning.pytorch").setLevel(logging.INFO)
 

@@ -13,8 +13,8 @@ _CHECKSUMS = {
 }
 # Those of the networks for photographs on real backgrounds: a classifier, and a mask network.
 _PHOTOS = {
-    "photos": "cc47e3bc08d67aef9389e18d7f29fb05251deb7a823ba24521d71d8ebeb11a36",
-    "photos-mask": "7c4f7d30d97ec5bf6c70c075200ec6ac75a1571e3dd6bbbaaa5583e51f89f147",
+    "photos": "19a93b00927125bbf1ffdf419bc27ac2e86259ca24e2d73cd846cc6f7e135b25",
+    "photos-mask": "dca5eced95a60648d6f497795fb4bbe9f086276c482989adcd9949a80409aa7b",
 }
 
 

@@ -2,7 +2,8 @@
 
 A garment on a plain background is converted as the dataset was made, and goes to
 `pretrained:convnet`. Any other photograph is segmented (`segmentation.py`), shown as several views
-(`views.py`), and goes to `pretrained:photos`, which was trained on imperfectly masked garments.
+(`views.py`), and goes to `pretrained:photos`, which was trained on imperfectly masked garments;
+`pretrained:convnet` has a sixth of the vote.
 In the command, `Photos` calls `look_at` while it loads, and `cli/photos.py` adds the plain ones.
 Each photograph is computed alone, so that its result does not depend on the others.
 """
@@ -33,6 +34,7 @@ Part = Literal["views", "network", "second look", "masks"]
 Picture = str | Path | Image.Image | npt.NDArray[np.uint8]
 
 _TEMPERATURE = 1.15  # Divides the mean of the views' calibrated logits; chosen like `SURE`.
+_OTHER_VOTE = 1 / 6  # of the network of plain backgrounds on real ones; chosen likewise
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,13 +124,14 @@ class PhotoClassifier:
             )
         left, top, right, bottom = found.region
         views = render(pixels[:, top:bottom, left:right], found.mask)
-        logits = self.real(views[:1] if "views" in self.without else views).mean(0, keepdim=True)
+        shown = views[:1] if "views" in self.without else views
+        ours, other = (each(shown).mean(0, keepdim=True) for each in (self.real, self.plain))
         parts = {
             "seen": (views[0, 0] * 255).round().byte(),
             "mask": (found.mask[0] * 255).round().byte(),
             "region": found.region,
         }
-        return self._result("real", logits / _TEMPERATURE, **parts)
+        return self._result("real", torch.lerp(ours, other, _OTHER_VOTE) / _TEMPERATURE, **parts)
 
     def _result(
         self, background: Literal["plain", "real"], logits: Tensor, **parts: Any

@@ -62,7 +62,7 @@ def compose(
         return lay_down(x, y, labels, r, 1.0)
 
     x, y = place(torch.zeros(1), torch.zeros(1), angle, torch.ones(1))
-    garment = torch.where(above > 0, sole(x, y, r)[0], _sharpen(sample(outlines, x, y), r))
+    garment = torch.where(above > 0, sole(x, y, labels, r)[0], _sharpen(sample(outlines, x, y), r))
     folds = sample(F.interpolate(images, scale_factor=2, mode="bilinear"), x, y)
     # A second one: the other shoe of a pair, or somebody's other clothes, which are background.
     gap = torch.where(pair > 0, r.uniform(0.5, 1.1), r.uniform(1.0, 2.0)) * extent
@@ -70,7 +70,7 @@ def compose(
     mirrored = 1 - 2 * r.chance(0.5)
     x, y = place(gap * side.cos(), gap * side.sin(), angle * pair + r.normal(0.3), mirrored)
     sources = torch.where(pair > 0, outlines, outlines.roll(1, 0))
-    second = torch.where(above > 0, sole(x, y, r)[0], _sharpen(sample(sources, x, y), r))
+    second = torch.where(above > 0, sole(x, y, labels, r)[0], _sharpen(sample(sources, x, y), r))
     second = second * torch.maximum(pair, r.chance(0.3))
     cloth = _cloth(r, size, folds)
     scene = _surroundings(r, size)

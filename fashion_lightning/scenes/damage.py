@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 
 from fashion_lightning.data.files import IMAGE_SIZE
 from fashion_lightning.scenes.shapes import (
+    DRESS,
     SHOES,
     Random,
     axes,
@@ -49,13 +50,15 @@ def _lay(images: Tensor, labels: Tensor, r: Random) -> tuple[Tensor, Tensor]:
     blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), "replicate"), 3, 1)
     layers = torch.cat([closed, torch.where(images > 0.03, images, blurred)], 1)
     wobble = r.uniform(0, 0.04) * r.noise((5, 5), _SIZE, 2)
-    aspect = torch.exp(r.normal(0.12))
+    aspect = torch.exp(r.normal(0.16) - 0.08)  # Garments lie wider than they hang.
+    aspect = aspect * torch.exp(-0.25 * is_among(labels, (DRESS,)) * r.uniform())  # short dresses
     pair = is_shoe * r.chance(0.6)
     upright = pair * r.chance(0.65)
-    angle = r.normal(0.1) + upright * (r.normal(0.2) + 1.57 * (1 - 2 * r.chance(0.5)))
+    lying = (1 - pair) * r.chance(0.12) * 1.57 * (1 - 2 * r.chance(0.5))  # photographed sideways
+    angle = r.normal(0.1) + lying + upright * (r.normal(0.2) + 1.57 * (1 - 2 * r.chance(0.5)))
     squeeze = 1 + upright * r.uniform(-0.2, 0.6)
     # Pairs lie side by side: upright ones in x, others in y.
-    gap = r.uniform(0.22, 0.45)
+    gap = r.uniform(0.15, 0.45)
     across, down = axes(_SIZE)
 
     def place(dx: Tensor, dy: Tensor, mirrored: Tensor) -> Tensor:
@@ -63,23 +66,20 @@ def _lay(images: Tensor, labels: Tensor, r: Random) -> tuple[Tensor, Tensor]:
         x, y = turn((across - dx) * zoom, (down - dy) * zoom, angle * mirrored)
         x, y = x * aspect * mirrored + wobble[:, :1], y / aspect * squeeze + wobble[:, 1:]
         layer = sample(layers, *lay_down(x, y, labels, r, 0.9))
-        outline, opening = sole(x, y, r)
+        outline, opening = sole(x, y, labels, r)
         leather = torch.where(layer[:, :1] > 0.5, layer[:, 1:], mean)
         leather = leather * (1 - opening * shade)
         return torch.where(above > 0, torch.cat([outline, leather], 1), layer)
 
     above = upright * r.chance(0.45)
-    shade = r.uniform(-0.5, 1)
-    mean = (closed * images).sum((2, 3), keepdim=True) / closed.sum((2, 3), keepdim=True).clamp(
-        min=1
-    )
-    slip, along = r.normal(0.08), upright
-    first = place(
-        -gap * along * pair - slip * pair, -gap * (1 - along) * pair, torch.ones_like(gap)
-    )
-    mirrored = 1 - 2 * (pair * (upright + (1 - upright) * r.chance(0.2)))
-    second = place(gap * along * pair + slip * pair, gap * (1 - along) * pair, mirrored)
-    layers = torch.where((first[:, :1] >= second[:, :1] * pair), first, second)
+    shade = r.uniform(-0.9, 0.9)
+    covered = closed.sum((2, 3), keepdim=True).clamp(min=1)
+    mean = (closed * images).sum((2, 3), keepdim=True) / covered
+    slip = r.normal(0.08) + r.normal(0.2) * (1 - upright)
+    dx, dy = pair * (gap * upright + slip), pair * gap * (1 - upright)
+    mirrored = 1 - 2 * pair * torch.maximum(upright, r.chance(0.2))
+    first, second = place(-dx, -dy, torch.ones(1)), place(dx, dy, mirrored)
+    layers = torch.where(first[:, :1] >= second[:, :1] * pair, first, second)
     return layers[:, :1], layers[:, 1:]
 
 
@@ -87,6 +87,8 @@ def _cut(mask: Tensor, labels: Tensor, r: Random) -> Tensor:
     """Return masks with bites, holes, rough edges, and blobs that do not belong to the garment."""
     x, y = axes(_SIZE)
     near = F.max_pool2d(mask, 7, 1, 3)
+    # Narrow gaps close: between sleeve and body, between legs, between the shoes of a pair.
+    mask = torch.lerp(mask, -F.max_pool2d(-near, 7, 1, 3), r.chance(0.3))
     field = r.noise((7, 7), _SIZE)
     bitten = mask * (1 - ((field - r.uniform(1.2, 2.5)) * 8).sigmoid() * r.chance(0.35))
     grown = ((r.noise((7, 7), _SIZE) - r.uniform(1.0, 2.5)) * 8).sigmoid() * near * r.chance(0.35)
@@ -105,9 +107,10 @@ def _relight(values: Tensor, mask: Tensor, r: Random) -> Tensor:
     values = torch.where(negated > 0, 1 - values, values)
     cloth = textures(r, _SIZE, 0.5).mean(1, keepdim=True)
     cloth = cloth - cloth.mean((2, 3), keepdim=True)
-    values = values * (1 - r.uniform(0, 0.8) * r.chance(0.5)) + cloth * r.uniform(0, 1) * r.chance(
-        0.5
-    )
+    values = values * (1 - r.uniform(0, 0.8) * r.chance(0.5))
+    values = values + cloth * r.uniform(0, 1) * r.chance(0.5)
+    folds = r.noise((4, 6), _SIZE) + r.noise((8, 14), _SIZE)
+    values = values + folds * r.uniform(0, 0.3) * r.chance(0.6)
     inside = mask > 0.5
     low = values.masked_fill(~inside, 9).amin((2, 3), keepdim=True)
     high = values.masked_fill(~inside, -9).amax((2, 3), keepdim=True)
@@ -123,24 +126,18 @@ def _fit(images: Tensor, mask: Tensor, r: Random) -> Tensor:
     steps = torch.arange(_SIZE, dtype=torch.float32)
     spans = []
     for axis in (2, 3):
-        hit = inside.any(axis).squeeze(1)  # (B, S)
-        first = torch.where(hit, steps, torch.tensor(float(_SIZE))).amin(1)
-        last = torch.where(hit, steps, torch.tensor(-1.0)).amax(1)
-        first, last = (
-            torch.where(last < 0, torch.zeros(()), first),
-            torch.where(last < 0, torch.tensor(_SIZE - 1.0), last),
-        )
+        places = inside.any(axis).view(r.count, -1) * (steps + 1)  # from 1; 0 where nothing is
+        last = places.amax(1).clamp(min=2)
+        first = torch.where(places > 0, places, torch.tensor(1.0 * _SIZE)).amin(1)
+        first = torch.minimum(first, last) - 1
         spans.append(
-            (
-                ((first + last + 1) / _SIZE - 1).view(-1, 1, 1, 1),
-                ((last - first + 1) / _SIZE).view(-1, 1, 1, 1),
-            )
+            [each.view(-1, 1, 1, 1) / _SIZE for each in (first + last - _SIZE, last - first)]
         )
     (cx, wide), (cy, high) = spans
     half = torch.maximum(wide, high) * torch.exp(r.normal(0.03))
     across, down = axes(_SIZE)
     fitted = F.avg_pool2d(sample(images, cx + half * across, cy + half * down), 2)
     soft = F.avg_pool2d(F.pad(fitted, (1, 1, 1, 1)), 3, 1)
-    fitted = torch.lerp(fitted, soft, r.uniform(-0.4, 0.7))
+    fitted = torch.lerp(fitted, soft, r.uniform(-0.8, 0.4))
     grain = torch.randn(fitted.shape, generator=r.generator) * 0.05 * r.uniform() ** 2
     return (fitted + grain * (fitted > 0.02)).clamp(0, 1)

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 SHOES = (5, 7, 9)  # labels of Sandal, Sneaker and Ankle boot
+DRESS = 3
+_TROUSER, _SANDAL = 1, 5
 _SLEEVES = (0, 2, 4, 6)  # labels of T-shirt/top, Pullover, Coat and Shirt
-_DRESS = 3
 
 
 class Random:
@@ -69,7 +70,7 @@ def is_among(labels: Tensor, classes: tuple[int, ...]) -> Tensor:
 def lay_down(
     x: Tensor, y: Tensor, labels: Tensor, r: Random, amount: float
 ) -> tuple[Tensor, Tensor]:
-    """Warp coordinates so that sleeves are spread and dresses flared, as where garments lie.
+    """Warp coordinates so that sleeves and legs are spread and dresses flared, as garments lie.
 
     Args:
         x: Of the pixels in the frame of a garment, in [-1, 1].
@@ -91,15 +92,26 @@ def lay_down(
     )  # 3: between body and sleeve
     y = torch.lerp(y, joint_y + below * spread.cos() + out * spread.sin(), is_sleeve)
     x = torch.lerp(x, x.sign() * side, is_sleeve)
-    flare = is_among(labels, (_DRESS,)) * r.uniform(-0.1, 0.9) * amount
+    # Legs are spread from where they meet on.
+    apart = is_among(labels, (_TROUSER,)) * r.chance(0.6) * r.uniform(0, 0.6) * amount
+    leg = x.abs() - apart * (y - r.uniform(-0.5, 0)).clamp(min=0)
+    x = torch.where(leg > 0, x.sign() * leg, 3 * (apart > 0) + 0 * x)
+    flare = is_among(labels, (DRESS,)) * r.uniform(-0.1, 0.9) * amount
     return x / (1 + flare * (y + 1) / 2) + r.normal(0.05) * (y * y - 0.3), y
 
 
-def sole(x: Tensor, y: Tensor, r: Random) -> tuple[Tensor, Tensor]:
-    """Return a shoe from above and the opening for the foot, 1 inside, where side views lie."""
-    length, width, power = r.uniform(0.8, 0.97), r.uniform(0.28, 0.42), r.uniform(2, 3)
+def sole(x: Tensor, y: Tensor, labels: Tensor, r: Random) -> tuple[Tensor, Tensor]:
+    """Return a shoe from above and what is seen of its inside, 1 inside, where side views lie."""
+    length, width, power = r.uniform(0.8, 0.97), r.uniform(0.32, 0.5), r.uniform(2, 3)
     width = width * (1 + 0.25 * x).clamp(min=0.5)  # Toes are broader than heels.
     outline = (x.abs() / length) ** power + (y.abs() / width) ** power
     place, long = r.uniform(-0.5, -0.2), r.uniform(0.2, 0.5)
     opening = ((x - place) / long) ** 2 + (y / (width * r.uniform(0.4, 0.8))) ** 2
-    return ((1 - outline) * 6 + 0.5).clamp(0, 1), ((1 - opening) * 6 + 0.5).clamp(0, 1)
+    opening = ((1 - opening) * 6 + 0.5).clamp(0, 1)
+    bare = ((0.95 - outline) * 6 + 0.5).clamp(0, 1)  # Sandals are straps on a sole.
+    for _ in range(3):
+        strap = (x + r.uniform(-0.6, 0.7) + r.uniform(-0.8, 0.8) * y.abs()).abs()
+        bare = bare * (1 - ((r.uniform(0.04, 0.22) - strap) * 12 + 0.5).clamp(0, 1) * r.chance(0.6))
+    return ((1 - outline) * 6 + 0.5).clamp(0, 1), torch.lerp(
+        opening, bare, is_among(labels, (_SANDAL,))
+    )

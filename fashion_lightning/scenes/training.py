@@ -42,7 +42,7 @@ class SceneDataModule(FashionMNISTDataModule):
 
 
 class DamagedDataModule(FashionMNISTDataModule):
-    """FashionMNIST; half of each training and validation batch is damaged, see `damage`."""
+    """FashionMNIST with three quarters of each training and validation batch damaged: `damage`."""
 
     @override
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -50,9 +50,9 @@ class DamagedDataModule(FashionMNISTDataModule):
         if not self.trainer or self.trainer.testing or self.trainer.predicting:
             return batch
         images, labels = (part.cpu() for part in batch)
-        half = len(images) // 2
-        damaged = damage(images[:half], labels[:half], _generator(images))
-        return [torch.cat([damaged.to(batch[0].device), batch[0][half:]]), batch[1]]
+        count = 3 * len(images) // 4
+        damaged = damage(images[:count], labels[:count], _generator(images))
+        return [torch.cat([damaged.to(batch[0].device), batch[0][count:]]), batch[1]]
 
 
 def _generator(images: Tensor) -> Generator:
