@@ -113,6 +113,16 @@ def search_no_driver() -> None:
         os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
 
 
+def multiplies_bf16(accelerator: str) -> bool:
+    """Return whether the hardware of an accelerator or device type multiplies bf16 natively."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if accelerator == "cpu" or (accelerator == "auto" and not torch.backends.mps.is_available()):
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return False
+
+
 @torch.no_grad()
 def flush_tiny_states(optimizers: Iterable[Optimizer]) -> None:
     """Set values below 1e-32 in optimizer states on a CPU to 0.

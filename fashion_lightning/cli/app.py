@@ -22,10 +22,11 @@ from fashion_lightning.cli.parser import Parser
 from fashion_lightning.cli.photos import PhotoModule
 from fashion_lightning.cli.run import Run, claim_folder, find_checkpoint
 from fashion_lightning.cli.several_seeds import Series, check_seeds
-from fashion_lightning.cli.trainer import multiplies_bf16, trainer_arguments
+from fashion_lightning.cli.trainer import trainer_arguments
 from fashion_lightning.datamodule import FashionMNISTDataModule
 from fashion_lightning.module import FashionMNISTClassifier
 from fashion_lightning.photos import PhotoClassifier
+from fashion_lightning.speed import multiplies_bf16
 from fashion_lightning.training.optimizers import OPTIMIZER_ARGUMENTS, check_continued
 
 # How constructors refuse an argument. Other exceptions are bugs, and keep their traceback.

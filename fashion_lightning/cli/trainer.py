@@ -129,13 +129,3 @@ def _loggers(run: Run) -> list[Logger]:
     if find_spec("tensorboard"):
         loggers.append(TensorBoardLogger(run.folder, name="", version=""))
     return loggers
-
-
-def multiplies_bf16(accelerator: str) -> bool:
-    """Return whether the hardware that `accelerator` stands for multiplies bf16 natively."""
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if accelerator == "cpu" or (accelerator == "auto" and not torch.backends.mps.is_available()):
-        capabilities = torch.cpu.get_capabilities()
-        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-    return False

@@ -38,8 +38,7 @@ from torchvision.transforms import ToTensor
 from fashion_lightning import MLP, FashionMNISTClassifier, FashionMNISTDataModule
 from fashion_lightning.callbacks import PredictionWriter, ReportWriter, SteadyProgressBar
 from fashion_lightning.cli.main import main as command
-from fashion_lightning.cli.trainer import multiplies_bf16
-from fashion_lightning.speed import tune_process
+from fashion_lightning.speed import multiplies_bf16, tune_process
 
 DEVICE = (torch.accelerator.is_available() and torch.accelerator.current_accelerator()) or (
     torch.device("cpu")
