@@ -1,7 +1,7 @@
 """The LightningModule: how a FashionMNIST classifier is trained, evaluated and used."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
@@ -51,7 +51,8 @@ class FashionMNISTClassifier(
         num_classes: Number of classes, >= 2.
         class_names: Names in the order of the labels. None: those of FashionMNIST if there are ten,
             else ``class 0``, ``class 1``, ...
-        optimizer: ``adamw``, or ``sgd`` with Nesterov momentum 0.9.
+        optimizer: ``adamw``; ``muon``, which trains matrices and kernels by `Muon` and the rest by
+            AdamW; or ``sgd`` with Nesterov momentum 0.9.
         lr: Peak learning rate, > 0.
         weight_decay: As the optimizer defines it, >= 0.
         beta2: AdamW's decay of the running mean of squared gradients, in [0, 1). In runs this
@@ -99,7 +100,7 @@ class FashionMNISTClassifier(
         super().__init__()
         arguments.at_least(2, num_classes=num_classes)
         arguments.names(num_classes, class_names=class_names)
-        arguments.one_of(("adamw", "sgd"), optimizer=optimizer)
+        arguments.one_of(get_args(OptimizerName), optimizer=optimizer)
         arguments.positive(lr=lr, std=std, teacher_temperature=teacher_temperature)
         arguments.non_negative(
             weight_decay=weight_decay, label_smoothing_power=label_smoothing_power
@@ -174,8 +175,14 @@ class FashionMNISTClassifier(
     @override
     def configure_optimizers(self) -> Any:
         """Return the optimizer and its schedule, which `ScheduledModule` spreads over the run."""
-        decays = {"weight_decay": self.weight_decay, "beta2": self.beta2}
-        optimizer = make_optimizer(self.optimizer, self.parameters(), lr=self.lr, **decays)
+        optimizer = make_optimizer(
+            self.optimizer,
+            self,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            beta2=self.beta2,
+            num_classes=self.num_classes,
+        )
         return self.scheduled(optimizer)
 
     @override

@@ -135,7 +135,7 @@ def test_own_steps_and_optimizers(kind: type[FashionMNISTClassifier], data: Any)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
 def test_gradients_are_clipped_in_any_precision(precision: Any, optimizer: Any, data: Any) -> None:
     norms: list[float] = []
 

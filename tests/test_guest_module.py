@@ -177,7 +177,8 @@ class Finetuned(FashionMNISTClassifier):
         return self.network.backbone
 
 
-def test_groups_that_finetuning_adds_follow_the_schedule() -> None:
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_groups_that_finetuning_adds_follow_the_schedule(optimizer: Any) -> None:
     seen: list[list[float]] = []
 
     class Groups(Callback):
@@ -186,9 +187,13 @@ def test_groups_that_finetuning_adds_follow_the_schedule() -> None:
 
     unfreeze = BackboneFinetuning(unfreeze_backbone_at_epoch=1, verbose=False)
     theirs = trainer(max_epochs=3, callbacks=[unfreeze, Groups()])
-    theirs.fit(Finetuned(Backbone()), loader())
-    assert [len(rates) for rates in seen] == [1] * 10 + [2] * 20
-    assert seen[-1][1] < 0.5 * seen[11][1]
+    module = Finetuned(Backbone(), optimizer=optimizer)
+    theirs.fit(module, loader())
+    own = len(seen[0])
+    assert [len(rates) for rates in seen] == [own] * 10 + [own + 1] * 20
+    assert seen[-1][own] < 0.5 * seen[11][own]
+    by_muon = "momentum_buffer" in theirs.optimizers[0].state[module.backbone[1].weight]
+    assert by_muon == (optimizer == "muon")
 
 
 @pytest.mark.parametrize(

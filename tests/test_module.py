@@ -309,7 +309,7 @@ def test_integer_images_are_refused_before_they_are_normalised() -> None:
     ("arguments", "message"),
     [
         ({"num_classes": 1}, "Expected `num_classes` to be an int >= 2, but got 1"),
-        ({"optimizer": "adam"}, "Expected `optimizer` to be 'adamw' or 'sgd', but got 'adam'"),
+        ({"optimizer": "adam"}, "`optimizer` to be 'adamw' or 'muon' or 'sgd', but got 'adam'"),
         ({"lr": 0}, "Expected `lr` to be a finite number > 0, but got 0"),
         ({"lr": float("nan")}, "Expected `lr` to be .* got nan"),
         ({"weight_decay": -1}, "Expected `weight_decay` to be .* got -1"),

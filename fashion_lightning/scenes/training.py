@@ -101,8 +101,11 @@ class MaskModule(ScheduledModule):
     @override
     def configure_optimizers(self) -> Any:
         """Return AdamW and its schedule."""
-        decays = {"weight_decay": self.weight_decay, "beta2": self.beta2}
-        return self.scheduled(make_optimizer("adamw", self.parameters(), lr=self.lr, **decays))
+        return self.scheduled(
+            make_optimizer(
+                "adamw", self, lr=self.lr, weight_decay=self.weight_decay, beta2=self.beta2
+            )
+        )
 
     @override
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:

@@ -8,8 +8,9 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from fashion_lightning.arguments import expect
+from fashion_lightning.training.muon import Muon, muon_groups
 
-OptimizerName = Literal["adamw", "sgd"]
+OptimizerName = Literal["adamw", "muon", "sgd"]
 OPTIMIZER_ARGUMENTS = ("optimizer", "weight_decay", "beta2")
 """Arguments of the module that an optimizer's state in a checkpoint overrides; like ``lr``, unless
 a tuner has set that."""
@@ -17,30 +18,35 @@ a tuner has set that."""
 
 def make_optimizer(
     name: OptimizerName,
-    parameters: Iterable[nn.Parameter],
+    module: nn.Module,
     *,
     lr: float,
     weight_decay: float,
     beta2: float,
+    num_classes: int = 0,
 ) -> Optimizer:
-    """Return AdamW with momentum 0.9, or SGD with Nesterov momentum 0.9; both fused.
+    """Return AdamW with momentum 0.9, `Muon`, or SGD with Nesterov momentum 0.9.
 
     Args:
-        name: ``adamw`` or ``sgd``.
-        parameters: Those that require a gradient are optimized.
+        name: ``adamw``, ``muon`` or ``sgd``.
+        module: Its weights that require a gradient are optimized.
         lr: Learning rate.
         weight_decay: As the optimizer defines it.
         beta2: AdamW's decay of the running mean of squared gradients.
+        num_classes: By which `muon_groups` finds the last layer.
 
     Raises:
         ValueError: If no parameter requires a gradient.
     """
-    trained = [weights for weights in parameters if weights.requires_grad]
+    trained = [weights for weights in module.parameters() if weights.requires_grad]
     expect(bool(trained), "network", "one with weights that require a gradient", "none")
     optimizer: Optimizer
+    betas = (0.9, beta2)
     if name == "adamw":
-        betas = (0.9, beta2)
         optimizer = AdamW(trained, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+    elif name == "muon":
+        groups = muon_groups(module, num_classes)
+        optimizer = Muon(groups, lr, weight_decay=weight_decay, betas=betas)
     else:
         optimizer = SGD(
             trained, lr=lr, weight_decay=weight_decay, momentum=0.9, nesterov=True, fused=True

@@ -37,7 +37,7 @@ MODEL: list[Case] = [
     ("fit --model.num_classes 5", ("Expected `num_classes` to be 10, but got 5.",)),
     ("fit --model.num_classes 11", ("Expected `num_classes` to be 10, but got 11.",)),
     ("fit --model.num_classes ten", ("`model.num_classes` to be an int, but got ten.",)),
-    ("fit --model.optimizer adam", ("`model.optimizer` to be 'adamw' or 'sgd', but got adam.",)),
+    ("fit --model.optimizer adam", ("'adamw' or 'muon' or 'sgd', but got adam.",)),
     ("fit --model.weight_decay -1", ("`weight_decay` to be a finite number >= 0, but got -1.0.",)),
     ("fit --model.weight_decay .nan", ("`weight_decay` to be a finite number >= 0, but got nan.",)),
     (

@@ -128,7 +128,10 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
 
 def test_a_run_that_seldom_validates_keeps_its_best_epoch(tmp_path: Path, data_dir: Path) -> None:
     """The run is killed after its only validation, and continues in an epoch without one."""
-    seldom = ("--trainer.check_val_every_n_epoch", "2", "--trainer.max_epochs", "3")
+    seldom = (
+        *("--trainer.check_val_every_n_epoch", "2", "--trainer.max_epochs", "3"),
+        *("--model.optimizer", "muon"),
+    )
     assert fit(tmp_path / "whole", data_dir, *seldom) == 0
     hit = ("training step", 2 * STEPS + 3, 0.0, signal.SIGKILL)
     assert fit(tmp_path / "killed", data_dir, *seldom, hit=hit) == -signal.SIGKILL
