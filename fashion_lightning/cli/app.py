@@ -150,7 +150,7 @@ class FashionLightningCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except _REFUSALS as error:
-            self.parser.error(str(error))
+            self.parser.error(preflight.reworded(str(error)))
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

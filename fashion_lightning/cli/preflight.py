@@ -40,6 +40,16 @@ def check_config(command: str, config: Namespace) -> None:
         expect(is_given, "preview", "given together with `images`", config.preview)
 
 
+def reworded(message: str) -> str:
+    """Return a refusal of PyTorch or Lightning with the remedy, if this package has one."""
+    if message.startswith("Muon only supports 2D"):
+        return (
+            "Expected `optimizer` to be replaced by `--model.optimizer muon` where a network has "
+            "more than matrices, but got torch.optim.Muon, which takes no other weights."
+        )
+    return message
+
+
 def _check_effects(config: Namespace) -> None:
     """Refuse options of `fit` that others would leave without effect."""
     defaults, model = signature(FashionMNISTClassifier).parameters, config.model

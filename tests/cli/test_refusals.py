@@ -49,6 +49,10 @@ MODEL: list[Case] = [
         ("`model.lr` to be left out with `--optimizer`, which does not use it, but got 0.5.",),
     ),
     (
+        "fit --optimizer torch.optim.Muon",
+        ("`optimizer` to be replaced by `--model.optimizer muon` where a network has more",),
+    ),
+    (
         "fit --model.optimizer sgd --model.beta2 0.5",
         ("`model.beta2` to be left out with `model.optimizer` sgd, which does not use it",),
     ),
