@@ -25,7 +25,7 @@ def make_optimizer(
     beta2: float,
     num_classes: int = 0,
 ) -> Optimizer:
-    """Return AdamW with momentum 0.9, `Muon`, or SGD with Nesterov momentum 0.9.
+    """Return AdamW, `Muon`, or SGD with Nesterov's look ahead; momentum 0.9.
 
     Args:
         name: ``adamw``, ``muon`` or ``sgd``.
@@ -46,7 +46,7 @@ def make_optimizer(
         optimizer = AdamW(trained, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
     elif name == "muon":
         groups = muon_groups(module, num_classes)
-        optimizer = Muon(groups, lr, weight_decay=weight_decay, betas=betas)
+        optimizer = Muon(groups, lr, weight_decay=weight_decay, betas=betas, momentum=0.9)
     else:
         optimizer = SGD(
             trained, lr=lr, weight_decay=weight_decay, momentum=0.9, nesterov=True, fused=True
