@@ -21,6 +21,7 @@ from fashion_lightning.photos import (
     read_image,
     to_fashion_mnist,
 )
+from fashion_lightning.photos.views import render
 
 SIZE = (360, 480)
 CLOTHS = [(40, 60, 130), (150, 40, 50), (235, 230, 215), (30, 30, 34), (70, 120, 80)]
@@ -231,3 +232,14 @@ def test_the_packaged_networks_are_small_and_their_configs_beside_them(name: str
     config = REPOSITORY / "configs" / f"{name}.yaml"
     assert path.with_suffix(".yaml").read_text() == config.read_text()
     assert path.stat().st_size < 1_300_000
+
+
+def test_views_show_the_garment_as_wide_as_it_is_and_narrower() -> None:
+    picture, mask = torch.rand(3, 40, 40), torch.zeros(1, 64, 64)
+    mask[:, 16:48, 16:48] = 1
+    seen = (render(picture, mask) > 0.1).any(2).sum(-1).flatten().tolist()  # columns
+    height = (render(picture, mask) > 0.1).any(3).sum(-1).flatten().tolist()
+    assert seen[0] == max(seen) >= 26
+    assert seen[:5] == sorted(seen[:5], reverse=True)
+    assert seen[4] == pytest.approx(0.7 * seen[0], abs=1.5)
+    assert len(set(height)) == 1
