@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 from shutil import which
 from typing import Any
@@ -326,8 +327,17 @@ def test_senseless_arguments_are_refused(arguments: dict[str, Any], message: str
         FashionMNISTClassifier(**arguments)
 
 
-@pytest.mark.skipif(not which("g++"), reason="torch.compile needs a C++ compiler")
-def test_training_can_be_compiled(tmp_path: Path, data_dir: Path) -> None:
+NEEDS_COMPILER = pytest.mark.skipif(not which("g++"), reason="inductor needs a C++ compiler")
+
+
+@pytest.mark.parametrize(
+    "backend",
+    ["aot_eager", pytest.param("inductor", marks=[NEEDS_COMPILER, pytest.mark.long])],
+)
+def test_training_can_be_compiled(
+    tmp_path: Path, data_dir: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     datamodule = FashionMNISTDataModule(data_dir, mirrors=[])
     weights = []
     for compile_network in (False, True):

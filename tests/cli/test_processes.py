@@ -107,6 +107,7 @@ def test_a_foreign_module_that_synchronizes_in_each_step_ends(alone: Path, sever
     assert reports[0] == reports[1]
 
 
+@pytest.mark.long
 def test_the_command_runs_as_two_processes(tmp_path: Path, data_dir: Path) -> None:
     done = subprocess.run(
         [

@@ -117,7 +117,7 @@ def kill_and_continue(
         pytest.param("unpack", 2, 0.0, marks=pytest.mark.long),
         ("training step", STEPS + 8, 0.0),
         ("checkpoint write", 4, 0.001),
-        ("validation", 15, 0.0),
+        pytest.param("validation", 15, 0.0, marks=pytest.mark.long),
     ],
 )
 def test_a_killed_run_ends_as_if_it_had_not_been(
@@ -180,9 +180,9 @@ def test_runs_that_are_killed_again_and_again(
 @pytest.mark.parametrize(
     ("signum", "moment", "count", "step"),
     [
-        (signal.SIGINT, "training step", 3, 3),
-        pytest.param(signal.SIGTERM, "training step", STEPS + 7, STEPS + 7, marks=pytest.mark.long),
-        (signal.SIGTERM, "validation", 7, STEPS),
+        pytest.param(signal.SIGINT, "training step", 3, 3, marks=pytest.mark.long),
+        (signal.SIGTERM, "training step", STEPS + 7, STEPS + 7),
+        pytest.param(signal.SIGTERM, "validation", 7, STEPS, marks=pytest.mark.long),
         (signal.SIGINT, "validation", 20 * EPOCHS, EPOCHS * STEPS),
     ],
 )
@@ -212,7 +212,7 @@ def test_a_signal_leaves_a_checkpoint_and_the_command_that_continues(
     assert_same(outcome(tmp_path), uninterrupted)
 
 
-@pytest.mark.parametrize("interval", ["1", "50"])
+@pytest.mark.parametrize("interval", ["1", pytest.param("50", marks=pytest.mark.long)])
 def test_a_loss_that_is_not_finite_ends_training_and_spares_the_checkpoint(
     interval: str, tmp_path: Path, data_dir: Path
 ) -> None:

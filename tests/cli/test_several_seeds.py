@@ -32,7 +32,10 @@ def test_a_new_series_leaves_nothing(command: Command, here: Path) -> None:
     assert list(here.iterdir()) == []
 
 
-@pytest.mark.parametrize(("step", "has_checkpoint"), [("validation", False), ("test", True)])
+@pytest.mark.parametrize(
+    ("step", "has_checkpoint"),
+    [("validation", False), pytest.param("test", True, marks=pytest.mark.long)],
+)
 def test_a_continuation_leaves_the_series_as_it_was(
     step: str,
     has_checkpoint: bool,

@@ -159,13 +159,13 @@ def prepare_together(data_dir: Path, num_processes: int, kill_after: float) -> l
     return [done.get(timeout=10) for code in codes if code == 0]
 
 
-def test_several_processesprepare_one_folder(tmp_path: Path) -> None:
+def test_several_processes_prepare_one_folder(tmp_path: Path) -> None:
     lines = prepare_together(tmp_path, num_processes=3, kill_after=0.7)
     assert sum("downloaded from" in line for line in lines) == 1
 
 
 @pytest.mark.long
-def test_eight_processesprepare_one_folder_ten_times(
+def test_eight_processes_prepare_one_folder_ten_times(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     random = Random(0)

@@ -149,7 +149,8 @@ def test_a_continued_run_ends_with_the_same_bits(tmp_path: Path, data_dir: Path)
     for path in (None, tmp_path / "epoch=0.ckpt"):
         seed_everything(0)
         save = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
-        theirs = trainer(max_epochs=2, callbacks=[save], enable_checkpointing=True)
+        few = {"limit_train_batches": 40, "limit_val_batches": 2}
+        theirs = trainer(max_epochs=2, callbacks=[save], enable_checkpointing=True, **few)
         datamodule = FashionMNISTDataModule(data_dir, batch_size=50, mirrors=[])
         theirs.fit(FashionMNISTClassifier(lazy(), optimizer="muon"), datamodule, ckpt_path=path)
         checkpoint = torch.load(tmp_path / "epoch=1.ckpt", weights_only=True)
@@ -206,7 +207,7 @@ def test_under_fabric() -> None:
 def test_a_rate_that_was_searched_for_is_that_of_every_group() -> None:
     find = LearningRateFinder(num_training_steps=20, early_stop_threshold=None)
     theirs = trainer(max_epochs=1, callbacks=[find])
-    classifier = FashionMNISTClassifier(optimizer="muon", warmup=1.0)
+    classifier = FashionMNISTClassifier(MLP(hidden_features=16), optimizer="muon", warmup=1.0)
     loader = DataLoader(TensorDataset(*BATCH), batch_size=2)
     theirs.fit(classifier, loader, loader)
     peaks = {group["initial_lr"] for group in theirs.optimizers[0].param_groups}
