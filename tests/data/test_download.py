@@ -29,8 +29,9 @@ def test_files_come_from_a_mirror_that_works(tmp_path: Path) -> None:
 def test_the_packages_copy_replaces_a_faulty_mirror(
     tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if fault == "endless":  # 47 MB can take longer than a second.
+    if fault == "endless":  # 47 MB can take longer than a second, with pauses.
         monkeypatch.setattr(files, "_DOWNLOAD_SECONDS", 45.0)
+        monkeypatch.setattr(download, "_SILENCE_SECONDS", 5.0)
     with mirror(fault) as url:
         line = files.prepare(tmp_path, [url])
     assert line.startswith("FashionMNIST: the package's copy, verified, now in")
