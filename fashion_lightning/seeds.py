@@ -127,7 +127,7 @@ def describe(summary: Mapping[str, Any]) -> str:
         summary: What `summarize` returned; what `compare` returned may be its ``comparison``.
     """
     seeds = ", ".join(map(str, summary["seeds"]))
-    lines = [f"{'Seeds ' + seeds:32}mean     std      95 % interval of the mean"]
+    lines = [f"Seeds {seeds}", f"{'':32}mean     std      95 % interval of the mean"]
     for name, number in summary["metrics"].items():
         mean, std, (low, high) = number["mean"], number["std"], number["interval"]
         lines.append(f"{name:32}{mean:.4f}   {std:.4f}   {low:.4f} ... {high:.4f}")

@@ -13,11 +13,13 @@ from support import REPOSITORY
 
 from fashion_lightning.cli.main import main
 from fashion_lightning.data import files
+from fashion_lightning.seeds import read_summary
 
 README, CONFIGS_README = (
     (REPOSITORY / name).read_text() for name in ("README.md", "configs/README.md")
 )
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
+RESULTS = sorted((REPOSITORY / "tests" / "benchmarks" / "results").glob("*.json"))
 DOCUMENTS = [
     *("README.md", "configs/README.md", "tests/benchmarks/README.md"),
     *(".github/CHANGELOG.md", ".github/CONTRIBUTING.md"),
@@ -92,6 +94,13 @@ def test_the_results_are_those_of_the_config_files(config: Path) -> None:
         rows = re.findall(rf"^\| `{config.name}` \|.*$", document, re.MULTILINE)
         assert rows or (document == README and not accuracy)
         assert all(expected in row for row in rows)
+
+
+@pytest.mark.parametrize("summary", RESULTS, ids=lambda path: path.stem)
+def test_a_result_is_that_of_its_summary(summary: Path) -> None:
+    accuracy = read_summary(summary)["metrics"]["test_acc"]
+    stated = f"{100 * accuracy['mean']:.2f} % ± {100 * accuracy['std']:.2f}"
+    assert stated in (REPOSITORY / "configs" / f"{summary.stem}.yaml").read_text()
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
