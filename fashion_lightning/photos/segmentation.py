@@ -141,12 +141,17 @@ def _look(network: nn.Module, picture: Tensor) -> Tensor:
 
 def _largest_parts(mask: Tensor) -> Tensor:
     """Return a mask without the parts that are much smaller than the largest one."""
-    inside = (mask > 0.5).float()[None]
-    count = inside[0].numel()
-    names = inside * torch.arange(1, count + 1, dtype=torch.float32).view_as(inside)
+    inside = mask[0] > 0.5
+    # Pixels of a row that no gap separates have the same number, and likewise those of a column.
+    gap, lines = (~inside).long(), torch.arange(SIZE) * (SIZE + 1)
+    runs = gap.cumsum(1) + lines[:, None], gap.cumsum(0) + lines
+    names = torch.arange(1, SIZE * SIZE + 1, dtype=torch.float32).view_as(inside) * inside
     while True:  # Each part gets the largest of its pixels' numbers.
-        spread = F.max_pool2d(names, 3, 1, 1) * inside
-        spread = torch.maximum(F.max_pool2d(spread, 3, 1, 1) * inside, spread)
+        spread = F.max_pool2d(names[None], 3, 1, 1)[0] * inside
+        for run in runs:
+            largest = torch.zeros(SIZE * (SIZE + 1) + 1)
+            largest.scatter_reduce_(0, run.flatten(), spread.flatten(), "amax")
+            spread = largest[run] * inside
         if torch.equal(spread, names):
             break
         names = spread
@@ -154,7 +159,6 @@ def _largest_parts(mask: Tensor) -> Tensor:
     sizes[0] = 0
     kept = sizes >= _PART * sizes.max()
     kept[0] = False
-    is_kept = kept[names.long()].float()
-    near = F.max_pool2d(is_kept, 3, 1, 1)  # The soft edge belongs to its part.
-    kept_mask: Tensor = mask * near[0]
+    is_kept = kept[names.long()].float()[None]
+    kept_mask: Tensor = mask * F.max_pool2d(is_kept, 3, 1, 1)  # The soft edge belongs to its part.
     return kept_mask
