@@ -60,7 +60,7 @@ def render(
         grey.expand(count, 1, -1, -1), grid, padding_mode="border", align_corners=False
     )
     alpha = F.grid_sample(mask.expand(count, 1, -1, -1), grid, align_corners=False)
-    low, high = _range(values, alpha)
+    low, high = _range(values[0], alpha[0])
     values = ((values - low) / (high - low).clamp(min=_MIN_RANGE)).clamp(0, 1)
     return torch.cat(
         [F.avg_pool2d(alpha * (dark + (1 - dark) * values), _FINE) for dark in darkest]
