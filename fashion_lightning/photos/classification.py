@@ -9,6 +9,7 @@ Each photograph is computed alone, so that its result does not depend on the oth
 """
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -85,10 +86,10 @@ class PhotoClassifier:
         *,
         without: Sequence[Part] = (),
     ) -> None:
-        self.plain, self.real = (
-            _load(checkpoint or default) for default in ("pretrained:convnet", "pretrained:photos")
-        )
-        self.real = self.plain if "network" in without else self.real
+        self.plain = _load(checkpoint or "pretrained:convnet")
+        is_one = checkpoint is not None or "network" in without
+        self.real = self.plain if is_one else _load("pretrained:photos")
+        self._voters = [_without_mirror(each) for each in dict.fromkeys((self.real, self.plain))]
         self.unet: nn.Module = load_unet(weights_file("photos-mask"))
         self.is_calibrated = checkpoint is None
         self.without = without
@@ -125,13 +126,14 @@ class PhotoClassifier:
         left, top, right, bottom = found.region
         views = render(pixels[:, top:bottom, left:right], found.mask)
         shown = views[:1] if "views" in self.without else views
-        ours, other = (each(shown).mean(0, keepdim=True) for each in (self.real, self.plain))
+        votes = [each(shown).mean(0, keepdim=True) for each in self._voters]
         parts = {
             "seen": (views[0, 0] * 255).round().byte(),
             "mask": (found.mask[0] * 255).round().byte(),
             "region": found.region,
         }
-        return self._result("real", torch.lerp(ours, other, _OTHER_VOTE) / _TEMPERATURE, **parts)
+        logits = torch.lerp(votes[0], votes[-1], _OTHER_VOTE) / _TEMPERATURE
+        return self._result("real", logits, **parts)
 
     def _result(
         self, background: Literal["plain", "real"], logits: Tensor, **parts: Any
@@ -188,6 +190,13 @@ def _load(checkpoint: FashionMNISTClassifier | str | Path) -> FashionMNISTClassi
     if isinstance(checkpoint, str | Path):
         checkpoint = FashionMNISTClassifier.load_from_checkpoint(resolve(checkpoint))
     return checkpoint.eval()
+
+
+def _without_mirror(network: FashionMNISTClassifier) -> FashionMNISTClassifier:
+    """Return a network with the same weights that sees each image once: views are mirrored."""
+    network = copy(network)
+    network.flip_averaging = False
+    return network
 
 
 def _open(picture: Picture) -> Image.Image:

@@ -2,8 +2,8 @@
 
 The garment is cut out by its mask, fitted into 28 x 28 pixels and inverted, light on black as in
 the dataset. Garments that lie at home are wider than the dataset's, which hang: in some views they
-are narrower, in half of the views the contrast is weak. Errors of one view are not those of
-another: the mean of their logits is right more often than any single view.
+are narrower, in half of the views the contrast is weak, and every second one is mirrored. Errors of
+one view are not those of another: the mean of their logits is right more often than any single one.
 """
 
 import torch
@@ -62,9 +62,11 @@ def render(
     alpha = F.grid_sample(mask.expand(count, 1, -1, -1), grid, align_corners=False)
     low, high = _range(values[0], alpha[0])
     values = ((values - low) / (high - low).clamp(min=_MIN_RANGE)).clamp(0, 1)
-    return torch.cat(
+    views = torch.cat(
         [F.avg_pool2d(alpha * (dark + (1 - dark) * values), _FINE) for dark in darkest]
     )
+    views[1::2] = views[1::2].flip(3)
+    return views
 
 
 def _extent(places: Tensor) -> tuple[Tensor, Tensor]:
