@@ -9,7 +9,7 @@ Each photograph is computed alone, so that its result does not depend on the oth
 """
 
 from collections.abc import Iterable, Sequence
-from copy import copy
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -197,8 +197,8 @@ def _load(checkpoint: FashionMNISTClassifier | str | Path) -> FashionMNISTClassi
 
 
 def _without_mirror(network: FashionMNISTClassifier) -> FashionMNISTClassifier:
-    """Return a network with the same weights that sees each image once: views are mirrored."""
-    network = copy(network)
+    """Return a copy that sees each image once, as views are mirrored; a Trainer moves `plain`."""
+    network = deepcopy(network)
     network.flip_averaging = False
     return network
 

@@ -97,8 +97,13 @@ class Photos(Dataset[Any]):
     def __getitems__(self, indices: Sequence[int]) -> "_Samples":
         """Return several photographs."""
         indices = [index for index in indices if index != NO_IMAGE]
-        with ThreadPoolExecutor(_THREADS) as pool:  # PIL releases the GIL while it decodes.
-            samples = _Samples(self.paths, indices, pool.map(self._try, indices))
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # in each of the pool's, which keep the cores busy together
+        try:
+            with ThreadPoolExecutor(_THREADS) as pool:  # PIL releases the GIL while it decodes.
+                samples = _Samples(self.paths, indices, pool.map(self._try, indices))
+        finally:
+            torch.set_num_threads(threads)
         samples.classifies = self.classifier is not None
         return samples
 

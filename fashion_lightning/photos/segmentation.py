@@ -96,13 +96,13 @@ def find_garment(network: nn.Module, picture: Tensor, looks: int = 2) -> Garment
     """
     height, width = picture.shape[1:]
     region = (0, 0, width, height)
-    mask = _largest_parts(_look(network, picture))
+    mask = largest_parts(_look(network, picture))
     if not _shows_garment(mask):
         return None
     for _ in range(looks - 1):
         closer = _surroundings(mask, region, (width, height))
         left, top, right, bottom = closer
-        seen = _largest_parts(_look(network, picture[:, top:bottom, left:right]))
+        seen = largest_parts(_look(network, picture[:, top:bottom, left:right]))
         if not _shows_garment(seen):
             break
         mask, region = seen, closer
@@ -139,7 +139,7 @@ def _look(network: nn.Module, picture: Tensor) -> Tensor:
     return ((masks[:1] + masks[1:].flip(3)) / 2).sigmoid()[0]
 
 
-def _largest_parts(mask: Tensor) -> Tensor:
+def largest_parts(mask: Tensor) -> Tensor:
     """Return a mask without the parts that are much smaller than the largest one."""
     inside = mask[0] > 0.5
     # Pixels of a row that no gap separates have the same number, and likewise those of a column.

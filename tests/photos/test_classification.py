@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 from support import REPOSITORY
 from torch import Tensor
@@ -21,6 +22,7 @@ from fashion_lightning.photos import (
     read_image,
     to_fashion_mnist,
 )
+from fashion_lightning.photos.segmentation import largest_parts
 from fashion_lightning.photos.views import render
 
 SIZE = (360, 480)
@@ -189,6 +191,54 @@ def test_a_checkpoint_serves_both_paths_and_makes_no_promise(
     result = classify(photograph(garments[0][0], 0), checkpoint="pretrained:mlp")[0]
     assert result.sure is None
     assert result.background == "real"
+
+
+def test_what_a_trainer_does_with_the_network_of_plain_backgrounds_is_no_matter(
+    garments: tuple[Tensor, Tensor],
+) -> None:
+    classifier = PhotoClassifier()
+    picture = photograph(garments[0][0], 0)
+    before = classifier.look_at(picture)
+    classifier.plain.to("meta")  # as to a GPU
+    assert torch.equal(classifier.look_at(picture).probabilities, before.probabilities)
+
+
+def test_probabilities_with_a_raised_largest_one_still_sum_to_one(
+    classifier: PhotoClassifier, garments: tuple[Tensor, Tensor]
+) -> None:
+    for number in (0, 9, 18):
+        result = classifier(photograph(garments[0][number], number))
+        assert result.probabilities.sum() == pytest.approx(1)
+        assert result.confidence == result.probabilities.max()
+        assert result.sure == (result.confidence >= 0.7)
+
+
+def flooded(inside: Tensor) -> list[set[tuple[int, int]]]:
+    """Return the connected parts of a mask, diagonals included."""
+    left = {(row, column) for row, column in inside.nonzero().tolist()}
+    parts = []
+    while left:
+        part, edge = set(), [left.pop()]
+        while edge:
+            row, column = edge.pop()
+            part.add((row, column))
+            near = {(row + y, column + x) for y in (-1, 0, 1) for x in (-1, 0, 1)} & left
+            left -= near
+            edge.extend(near)
+        parts.append(part)
+    return parts
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 15])
+def test_small_parts_of_a_mask_do_not_count(size: int) -> None:
+    noise = torch.randn(1, 64, 64, generator=torch.Generator().manual_seed(size))
+    mask = (size * F.avg_pool2d(noise, size, 1, size // 2) - 0.5).sigmoid()
+    parts = flooded(mask[0] > 0.5)
+    kept = [part for part in parts if len(part) >= 0.2 * max(map(len, parts))]
+    expected = torch.zeros(64, 64, dtype=torch.bool)
+    for row, column in set().union(*kept):
+        expected[row, column] = True
+    assert torch.equal(largest_parts(mask)[0] > 0.5, expected)
 
 
 def nothing(kind: str) -> Image.Image:
