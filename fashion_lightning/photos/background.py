@@ -12,7 +12,7 @@ SURE = {"plain": 0.7, "real": 0.7}
 """The confidence from which a prediction is sure, by background.
 
 That of real ones was chosen on the same 252 photographs that it was measured on
-(tests/benchmarks/photos.py): 55 % are sure, and 87 % of these right. That of plain ones was
+(tests/benchmarks/photos.py): 56 % are sure, and 87 % of these right. That of plain ones was
 chosen without photographs.
 """
 
