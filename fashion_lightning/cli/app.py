@@ -17,6 +17,7 @@ from fashion_lightning.callbacks import Interrupted, PredictionWriter, ReportWri
 from fashion_lightning.checkpoints.reading import read_checkpoint
 from fashion_lightning.checkpoints.trust import check_weights, recorded_arguments
 from fashion_lightning.cli import preflight
+from fashion_lightning.cli.completion import PrintCompletion
 from fashion_lightning.cli.output import results
 from fashion_lightning.cli.parser import Parser
 from fashion_lightning.cli.photos import PhotoModule
@@ -76,6 +77,13 @@ class FashionLightningCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         """Map each subcommand to the arguments of its method that are no options."""
         return {**LightningCLI.subcommands(), "export": {"model", "datamodule"}}
+
+    @override
+    def setup_parser(self, *args: Any, **kwargs: Any) -> None:
+        """Add the option that is about all subcommands."""
+        super().setup_parser(*args, **kwargs)
+        shells = ["bash", "zsh"]
+        self.parser.add_argument("--print_completion", action=PrintCompletion, choices=shells)
 
     @override
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

@@ -27,6 +27,7 @@ options:
   COMMAND --help      options of a command
   COMMAND --help_all  all of its options, with types: also Lightning's
   --version           the version
+  --print_completion  bash or zsh: a script with which the shell completes commands and options
 
 examples:
   fashion-lightning fit --config configs/default.yaml
