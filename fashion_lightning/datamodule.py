@@ -121,6 +121,7 @@ class FashionMNISTDataModule(ResumableDataModule):
         self.pin_memory = pin_memory
         self.pad_evaluation = pad_evaluation
         self.mirrors = mirrors
+        self._source = ""  # the last line about the files
         self._photos = _find_images(images) if images is not None else []
 
     @override
@@ -128,7 +129,10 @@ class FashionMNISTDataModule(ResumableDataModule):
         """Bring verified files into `data_dir`, and log in one line where they came from."""
         if self._photos and self.trainer and self.trainer.state.fn == TrainerFn.PREDICTING:
             return  # Predicting photographs needs no data files.
-        rank_zero_info(files.prepare(self.data_dir, self.mirrors))
+        line = files.prepare(self.data_dir, self.mirrors)
+        if line != self._source:  # A fit and its test use the same files.
+            rank_zero_info(line)
+        self._source = line
 
     @override
     def setup(self, stage: str) -> None:

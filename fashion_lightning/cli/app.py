@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelSummary
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
@@ -18,7 +17,7 @@ from fashion_lightning.checkpoints.reading import read_checkpoint
 from fashion_lightning.checkpoints.trust import check_weights, recorded_arguments
 from fashion_lightning.cli import preflight
 from fashion_lightning.cli.completion import PrintCompletion
-from fashion_lightning.cli.output import results
+from fashion_lightning.cli.output import Layers, results
 from fashion_lightning.cli.parser import Parser
 from fashion_lightning.cli.photos import PhotoModule
 from fashion_lightning.cli.run import Run, claim_folder, find_checkpoint
@@ -221,7 +220,7 @@ class FashionLightningCLI(LightningCLI):
         if is_shown and isinstance(self.model, FashionMNISTClassifier):
             # Only here: other people's summaries and hooks may not expect another forward.
             self.model.example_input_array = torch.zeros(3, 1, 28, 28)
-            ModelSummary(max_depth=-1).on_fit_start(trainer, self.model)
+            Layers(max_depth=-1).on_fit_start(trainer, self.model)
             self.model.example_input_array = None
         if not trainer.is_global_zero or config.trainer.fast_dev_run:
             return
@@ -263,13 +262,15 @@ class FashionLightningCLI(LightningCLI):
         is_classifier = isinstance(self.model, FashionMNISTClassifier)
         if self.config.fit.trainer.fast_dev_run or not exists or not is_classifier:
             return
+        report = ""
         if self.config.fit.test_after_fit:
+            report = f"\nReport: {run.page}"
             trainer.callbacks.append(ReportWriter(run.folder))
             trainer.test(self.model, self.datamodule, ckpt_path=run.best, verbose=False)
             if trainer.is_global_zero:
                 print(results(trainer.callback_metrics))
         rank_zero_info(
-            f"\nThe run's folder is {run.folder}, its report {run.page}. Next:\n"
+            f"{report}\nNext:\n"
             f"  fashion-lightning test --ckpt_path {run.best}\n"
             f"  fashion-lightning predict --ckpt_path {run.best}\n"
             f"  fashion-lightning export --ckpt_path {run.best}"

@@ -1,4 +1,4 @@
-"""What the command prints beside Lightning's bar: results, lines for log files, and no notices."""
+"""What the command prints: layers, a bar or lines for log files, results, and no notices."""
 
 import logging
 import re
@@ -7,8 +7,11 @@ from time import monotonic
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelSummary
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
+
+from fashion_lightning.callbacks import SteadyProgressBar
 
 # Advertisements, and notices about hardware that is not there or about what was asked for.
 _NOTICES = re.compile(
@@ -37,6 +40,39 @@ def results(metrics: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+class Layers(ModelSummary):
+    """Lightning's table of layers without modes and FLOPs: it fits in 100 columns."""
+
+    @staticmethod
+    @override
+    def summarize(
+        summary_data: Any, total_parameters: int, trainable_parameters: int, *_: Any, **__: Any
+    ) -> None:
+        """Log the table and the number of parameters."""
+        columns = [[name.strip(), *cells] for name, cells in summary_data]
+        columns = [column for column in columns if column[0] not in ("", "Mode", "FLOPs")]
+        widths = [max(map(len, column)) for column in columns]
+        rows = [map(str.ljust, row, widths) for row in zip(*columns, strict=True)]
+        lines = ["  ".join(["", *row]).rstrip() for row in rows]
+        sizes = f"  {total_parameters:,} parameters, of which {trainable_parameters:,} are trained"
+        rank_zero_info("\n".join(["", *lines, sizes, ""]))
+
+
+def _epoch(trainer: Trainer) -> str:
+    """Return which epoch this is, such as "Epoch 1 of 14"."""
+    epochs = "" if (trainer.max_epochs or -1) < 0 else f" of {trainer.max_epochs}"
+    return f"Epoch {trainer.current_epoch + 1}{epochs}"
+
+
+class EpochBar(SteadyProgressBar):
+    """Names epochs as `EpochLines` does; Lightning counts them from 0."""
+
+    @override
+    def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
+        super().on_train_epoch_start(trainer, *args)
+        self.train_progress_bar.set_description(_epoch(trainer))
+
+
 class EpochLines(Callback):
     """Logs one line per epoch, where a progress bar would fill a file with carriage returns."""
 
@@ -51,5 +87,4 @@ class EpochLines(Callback):
         values = ", ".join(results({name: metrics[name]}).strip() for name in names)
         values = " ".join(values.split())
         seconds = monotonic() - self._began
-        epochs = "" if (trainer.max_epochs or -1) < 0 else f" of {trainer.max_epochs}"
-        rank_zero_info(f"Epoch {trainer.current_epoch + 1}{epochs}: {values} ({seconds:.1f} s)")
+        rank_zero_info(f"{_epoch(trainer)}: {values} ({seconds:.1f} s)")

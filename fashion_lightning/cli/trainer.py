@@ -13,10 +13,10 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
-from fashion_lightning.callbacks import BestAndLast, PreviewWriter, ReportWriter, SteadyProgressBar
+from fashion_lightning.callbacks import BestAndLast, PreviewWriter, ReportWriter
 from fashion_lightning.checkpoints.atomic_io import AtomicCheckpointIO
 from fashion_lightning.checkpoints.reading import read_checkpoint
-from fashion_lightning.cli.output import EpochLines
+from fashion_lightning.cli.output import EpochBar, EpochLines
 from fashion_lightning.cli.run import Run, is_first_process
 from fashion_lightning.datamodule import FashionMNISTDataModule
 from fashion_lightning.module import FashionMNISTClassifier
@@ -97,7 +97,7 @@ def trainer_arguments(
         callbacks.append(BestAndLast(run.checkpoints, every_n_train_steps=n))
     if options.enable_progress_bar is not False and not _has(callbacks, ProgressBar):
         if sys.stdout.isatty():
-            callbacks.append(SteadyProgressBar())
+            callbacks.append(EpochBar())
         elif options.enable_progress_bar is None:
             callbacks.append(EpochLines())
             arguments["enable_progress_bar"] = False

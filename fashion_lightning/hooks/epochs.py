@@ -91,8 +91,8 @@ class EpochModule(LightningModule):
         # Here, so that this epoch's checkpoint does not hold its sums.
         self._steps.reset()
         if num_images:
-            self._log_total("train_loss", loss / num_images, prog_bar=True)
-            self._log_total("train_acc", correct / num_images, prog_bar=True)
+            self._log_total("train_loss", loss / num_images)
+            self._log_total("train_acc", correct / num_images)
 
     @override
     def on_validation_start(self) -> None:

@@ -5,9 +5,11 @@ import re
 from pathlib import Path
 
 import pytest
+from lightning.pytorch import Trainer
 from support import Command
 
-from fashion_lightning.cli.output import leave_out_notices, results
+from fashion_lightning import MLP, FashionMNISTClassifier, FashionMNISTDataModule
+from fashion_lightning.cli.output import EpochBar, leave_out_notices, results
 
 
 def test_a_run_into_a_file_has_a_line_per_epoch_and_its_results(
@@ -26,7 +28,34 @@ def test_a_run_into_a_file_has_a_line_per_epoch_and_its_results(
     assert [line[:12] for line in lines] == ["Epoch 1 of 2", "Epoch 2 of 2"]
     assert all(re.search(r"val_loss \d\.\d{4}, val_acc \d\d\.\d\d % \(", line) for line in lines)
     assert re.search(r"^  test_acc +\d\d\.\d\d %$", printed, re.M)
-    assert "report/report.html" in said.text
+    assert "\nReport: lightning_logs/version_0/report/report.html\n" in said.text
+    data = [line for line in said.messages if line.startswith("FashionMNIST: ")]
+    assert len(data) == said.messages.count(lines[0])
+    layers = next(text for text in said.messages if "In sizes" in text)
+    assert max(map(len, layers.splitlines())) <= 100
+    assert layers.endswith("\n  669,706 parameters, of which 669,706 are trained\n")
+
+
+def test_the_bar_counts_epochs_as_the_lines_do(
+    data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = Trainer(
+        accelerator="cpu",
+        callbacks=[EpochBar()],
+        default_root_dir=tmp_path,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        logger=False,
+        log_every_n_steps=1,
+        limit_train_batches=3,
+        limit_val_batches=3,
+        max_epochs=2,
+    )
+    classifier = FashionMNISTClassifier(MLP(hidden_features=8))
+    trainer.fit(classifier, FashionMNISTDataModule(data_dir, mirrors=[]))
+    last = capsys.readouterr().out.split("\r")[-1]
+    assert last.startswith("Epoch 2 of 2: 100%")
+    assert re.findall(r"\w+(?==)", last) == ["train_loss_step", "val_acc"]
 
 
 def test_losses_have_four_digits_and_fractions_are_percent() -> None:
