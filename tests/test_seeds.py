@@ -157,6 +157,8 @@ def test_the_command_trains_several_seeds(
     with Image.open(logs / "seeds_0" / "summary.png") as picture:
         assert picture.format == "PNG"
     assert "The summary's folder is lightning_logs/seeds_0." in said.text
+    assert "Report: lightning_logs/version_1/" in said.text
+    assert "Next:" not in said.text
 
     comparison = ("--seeds", "2", "--compare_to", str(logs / "seeds_0" / "summary.json"))
     command("fit", *short, "--seed_everything", "7", "--model.lr", "0.01", *comparison)

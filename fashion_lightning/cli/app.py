@@ -262,19 +262,20 @@ class FashionLightningCLI(LightningCLI):
         is_classifier = isinstance(self.model, FashionMNISTClassifier)
         if self.config.fit.trainer.fast_dev_run or not exists or not is_classifier:
             return
-        report = ""
+        lines = []
         if self.config.fit.test_after_fit:
-            report = f"\nReport: {run.page}"
+            lines += ["", f"Report: {run.page}"]
             trainer.callbacks.append(ReportWriter(run.folder))
             trainer.test(self.model, self.datamodule, ckpt_path=run.best, verbose=False)
             if trainer.is_global_zero:
                 print(results(trainer.callback_metrics))
-        rank_zero_info(
-            f"{report}\nNext:\n"
-            f"  fashion-lightning test --ckpt_path {run.best}\n"
-            f"  fashion-lightning predict --ckpt_path {run.best}\n"
-            f"  fashion-lightning export --ckpt_path {run.best}"
-        )
+        if not self.series:  # Its end is the summary.
+            lines += ["Next:"]
+            lines += [
+                f"  fashion-lightning {command} --ckpt_path {run.best}"
+                for command in ("test", "predict", "export")
+            ]
+        rank_zero_info("\n".join(lines))
 
 
 def _fill(model: Any, _: Any, **buffers: float) -> None:

@@ -64,7 +64,7 @@ class ExportingTrainer(Trainer):
         datamodule.setup("test")
         images = torch.cat([images for images, _ in datamodule.test_dataloader()])
         parity = export(model, images, path, format=format, overwrite=overwrite, split=split)
-        rank_zero_info(str(parity))
+        rank_zero_info(str(parity._replace(name=str(path))))
 
 
 def trainer_arguments(

@@ -238,6 +238,7 @@ def test_an_export_to_a_named_file_makes_no_run(
     (here / "lightning_logs").write_text("no folder")
     arguments = ("--ckpt_path", "pretrained:mlp", "--format", "safetensors")
     command("export", *arguments, "--output", "out/model.safetensors")
+    assert any(line.startswith("out/model.safetensors: 10,000 of") for line in said.messages)
     assert {path.name for path in here.rglob("*")} == {"lightning_logs", "out", "model.safetensors"}
     assert "files in out" in said.text
 
