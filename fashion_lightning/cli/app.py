@@ -275,7 +275,8 @@ class FashionLightningCLI(LightningCLI):
                 f"  fashion-lightning {command} --ckpt_path {run.best}"
                 for command in ("test", "predict", "export")
             ]
-        rank_zero_info("\n".join(lines))
+        if lines:
+            rank_zero_info("\n".join(lines))
 
 
 def _fill(model: Any, _: Any, **buffers: float) -> None:
