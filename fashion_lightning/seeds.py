@@ -132,7 +132,7 @@ def describe(summary: Mapping[str, Any]) -> str:
         mean, std, (low, high) = number["mean"], number["std"], number["interval"]
         lines.append(f"{name:32}{mean:.4f}   {std:.4f}   {low:.4f} ... {high:.4f}")
     if comparison := summary.get("comparison"):
-        title = f"{len(comparison['seeds'])} pairs with {comparison['with']}"
+        title = f"{len(comparison['seeds'])} pairs: this minus {comparison['with']}"
         lines.append(f"{title}\n{'':32}difference       95 % interval        p (paired t-test)")
         for name, number in comparison["metrics"].items():
             difference, p, (low, high) = number["difference"], number["p_value"], number["interval"]

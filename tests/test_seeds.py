@@ -107,7 +107,7 @@ def test_a_summary_is_described_and_drawn() -> None:
     summary = summarize(reports([0, 1, 2], 1))
     text = describe({**summary, "comparison": {"with": "x.json", **compare(summary, summary)}})
     assert f"test_acc{summary['metrics']['test_acc']['mean']:.4f}" in text.replace(" ", "")
-    assert "3 pairs with x.json" in text
+    assert "3 pairs: this minus x.json" in text
     shown = {text.get_text() for text in draw_seeds(summary).findobj(Text)}
     assert {*CLASSES} <= shown
 
