@@ -141,8 +141,10 @@ class FashionMNISTDataModule(ResumableDataModule):
             images, labels = files.load(self.data_dir, train=True)
             train, val = split_indices(labels, self.val_size, self.split_seed)
             self.split_digest = split_digest(val)
-            self.train_set = TensorDataset(images[train], labels[train])
-            self.val_set = TensorDataset(images[val], labels[val])
+            self.train_set, self.val_set = (
+                TensorDataset(images.index_select(0, each), labels.index_select(0, each))
+                for each in (train, val)
+            )
         elif stage == "test" or not self._photos:
             self.test_set = TensorDataset(*files.load(self.data_dir, train=False))
 

@@ -5,7 +5,7 @@ side by side; ``--help`` lists the names.
 
 Choices that are no workarounds stand where they are made: whole batches (`data/batches.py`, and
 `data/loaders.py`, which skips PyTorch's iterator), fused optimizers (`training/optimizers.py`),
-sums of 512 steps (`training/metrics.py`), channels_last (`network.py`), bf16 (`cli/trainer.py`),
+sums of 512 steps (`training/metrics.py`), channels_last (`network.py`), bf16 (`cli/app.py`),
 one file for two checkpoints (`callbacks/best_and_last.py`), kept logits (`teacher.py`).
 """
 

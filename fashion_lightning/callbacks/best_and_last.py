@@ -7,8 +7,6 @@ import signal
 import warnings
 from contextlib import suppress
 from pathlib import Path
-from threading import current_thread, main_thread
-from types import FrameType
 from typing import Any
 from weakref import proxy
 
@@ -29,19 +27,9 @@ from typing_extensions import override
 
 from fashion_lightning.arguments import at_least
 from fashion_lightning.atomic import replacing
+from fashion_lightning.callbacks.signals import Interrupted, SignalNote
 from fashion_lightning.checkpoints import AtomicCheckpointIO
 from fashion_lightning.module import FashionMNISTClassifier
-
-
-class Interrupted(SystemExit):
-    """Ends a run that a signal stopped, after `checkpoint` was written.
-
-    Its `code` is what shells expect, 128 plus the signal's number.
-    """
-
-    def __init__(self, code: int, checkpoint: Path) -> None:
-        super().__init__(code)
-        self.checkpoint = checkpoint
 
 
 class BestAndLast(ModelCheckpoint):
@@ -52,8 +40,8 @@ class BestAndLast(ModelCheckpoint):
     ``ModelCheckpoint(save_last=True)`` writes it only when it saves something else: a run that no
     longer improves would lose every epoch since its best.
 
-    Ctrl-C and SIGTERM end training after the running step or validation, with a ``last.ckpt`` that
-    continues from there.
+    Ctrl-C and SIGTERM (noted by `signals.py`) end training after the running step or validation,
+    with a ``last.ckpt`` that continues from there.
 
     Args:
         dirpath: The folder. None: as in `ModelCheckpoint`, ``checkpoints`` in the run's folder of
@@ -92,8 +80,7 @@ class BestAndLast(ModelCheckpoint):
             enable_version_counter=False,
         )
         self.every_n_train_steps = every_n_train_steps
-        self._signal: int | None = None  # the first SIGINT or SIGTERM of this fit
-        self._handlers: dict[int, Any] = {}  # those before this fit
+        self._signal = SignalNote()  # of this fit
         self._is_stopping = self._continues_here = False
         self._is_due = False  # whether the best is to be saved when its epoch ends
 
@@ -160,22 +147,9 @@ class BestAndLast(ModelCheckpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse callbacks that would conflict, and install signal handlers."""
         self.refuse_conflicts(trainer)
-        self._signal, self._is_stopping, self._handlers = None, False, {}
-        # Only the main thread can install them; after an exception, Lightning restores them.
-        if not trainer.fast_dev_run and current_thread() is main_thread():  # type: ignore[attr-defined]
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._handlers[number] = signal.signal(number, self._note_signal)
-
-    def _note_signal(self, number: int, frame: FrameType | None) -> None:
-        """Note a signal and restore the previous handlers, which get a second one."""
-        self._signal, previous = number, self._handlers.get(number)
-        self._restore_handlers()
-        if isinstance(getattr(previous, "__self__", None), BestAndLast):
-            previous(number, frame)  # type: ignore[misc]
-
-    def _restore_handlers(self) -> None:
-        while self._handlers:
-            signal.signal(*self._handlers.popitem())
+        self._signal, self._is_stopping = SignalNote(), False
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._signal.install()
 
     def refuse_conflicts(self, trainer: Trainer) -> None:
         """Refuse a trainer's callbacks that average weights too late, or write the same files.
@@ -217,7 +191,7 @@ class BestAndLast(ModelCheckpoint):
             return
         n = self.every_n_train_steps
         is_due = n and trainer.global_step % n == 0 and not trainer.fast_dev_run  # type: ignore[attr-defined]
-        self._is_stopping = self._received(trainer)
+        self._is_stopping = self._signal.is_anywhere(trainer)
         if self._is_stopping or is_due:
             self._save_last(trainer)
 
@@ -259,12 +233,12 @@ class BestAndLast(ModelCheckpoint):
             self._save_last(trainer, is_best=True)
         else:
             self._save_last(trainer)
-        self._is_stopping = self._received(trainer)
+        self._is_stopping = self._signal.is_anywhere(trainer)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop after a signal even if training is complete, since a test may follow."""
-        self._restore_handlers()
+        self._signal.restore()
         self._stop_if_due()
 
     def _set_best(self, score: torch.Tensor) -> None:
@@ -312,16 +286,9 @@ class BestAndLast(ModelCheckpoint):
             )
         return found
 
-    def _received(self, trainer: Trainer) -> bool:
-        """Return whether any process got a signal, the same in all of them."""
-        received = self._signal is not None
-        if trainer.world_size == 1:
-            return received
-        return trainer.strategy.reduce_boolean_decision(received, all=False)
-
     def _stop_if_due(self) -> None:
         if self._is_stopping:
-            number = self._signal or signal.SIGTERM  # None: another process got it.
+            number = self._signal.number or signal.SIGTERM  # None: another process got it.
             raise Interrupted(128 + number, Path(self.last_model_path))
 
 

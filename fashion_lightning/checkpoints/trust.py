@@ -1,7 +1,8 @@
 """Limits on a checkpoint: which networks it builds, which arguments and weights it sets.
 
-A checkpoint may come from anywhere. PyTorch reads plain values and tensors only, but Lightning
-would import and build whatever class a checkpoint names as its network.
+A checkpoint may come from anywhere. PyTorch reads plain values and tensors only, as `reading.py`
+and `atomic_io.py` tell it, but Lightning would import and build whatever class a checkpoint names
+as its network. `weights_only=False` lifts both limits.
 """
 
 from collections.abc import Collection, Mapping

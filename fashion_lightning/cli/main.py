@@ -4,7 +4,6 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from fashion_lightning import __version__
 from fashion_lightning.cli.app import FashionLightningCLI
 from fashion_lightning.cli.demo import demo
 from fashion_lightning.cli.output import leave_out_notices
@@ -62,11 +61,6 @@ def _run(args: list[str], series: Series | None = None) -> FashionLightningCLI:
         trainer_defaults={"max_epochs": 14},
         save_config_callback=None,  # `before_fit` writes a run's config.yaml.
         parser_class=Parser,
-        parser_kwargs={
-            "prog": "fashion-lightning",
-            "version": __version__,
-            **{name: {"command": name} for name in FashionLightningCLI.subcommands()},
-        },
         args=args,
         series=series,
     )

@@ -122,7 +122,7 @@ _OPTIONS: list[tuple[str, str, Any, Any, str]] = [
     ("fit", "every_n_train_steps", int | None, None, "Write last.ckpt also every so many steps."),
     ("fit", "seeds", int, 1, "Number of runs, with seeds from `seed_everything` on."),
     ("fit", "compare_to", str | None, None, "A summary.json of other runs with the same seeds."),
-    ("predict", "preview", str | None, None, "A PNG of the first `data.images` as the model sees."),
+    ("predict", "preview", str | None, None, "A PNG of the first `data.images` and what is seen."),
 ]
 
 

@@ -1,7 +1,8 @@
 """What the command refuses before a run begins, and Lightning would refuse later, or never.
 
 Syntax and types are refused by `parser.py`, checkpoints by `app.py`, single arguments by the
-constructors, and what `--seeds` cannot do by `several_seeds.py`.
+constructors, and what `--seeds` cannot do by `several_seeds.py`. `app.py` calls these functions in
+their order; the last two need a trainer, which has a folder by then: it is removed again.
 """
 
 from copy import deepcopy

@@ -1,4 +1,8 @@
-"""Runs on the disk: one folder per run, `lightning_logs/version_N`, and its checkpoints."""
+"""Runs on the disk: one folder per run, `lightning_logs/version_N`, and what lies in it.
+
+The writers name their own files (`predictions.csv`, the report's figures, `model.*`), and determine
+the folder of a script's run by `callbacks/outputs.py`.
+"""
 
 from contextlib import suppress
 from pathlib import Path

@@ -12,6 +12,7 @@ from http.client import HTTPException
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
 import torch
 from filelock import FileLock
 from torch import Tensor
@@ -143,15 +144,14 @@ def load(data_dir: str | Path, *, train: bool) -> tuple[Tensor, Tensor]:
         Images, uint8 in 0 ... 255, ``(N, 28, 28)``, and labels, int64 in 0 ... 9, ``(N,)``.
     """
     images, labels = (
-        _read(_raw(data_dir) / name) or bytearray(_packaged(name))
+        torch.frombuffer(
+            _read(_raw(data_dir) / name) or bytearray(_packaged(name)), dtype=torch.uint8
+        )
         for name in _SHA256
         if name.startswith("train" if train else "t10k")
     )
     # The idx format: a header of 4 bytes plus 4 per dimension, then the values.
-    return (
-        torch.frombuffer(images, dtype=torch.uint8, offset=16).view(-1, IMAGE_SIZE, IMAGE_SIZE),
-        torch.frombuffer(labels, dtype=torch.uint8, offset=8).long(),
-    )
+    return images[16:].view(-1, IMAGE_SIZE, IMAGE_SIZE), labels[8:].long()
 
 
 def _raw(data_dir: str | Path) -> Path:
@@ -159,7 +159,7 @@ def _raw(data_dir: str | Path) -> Path:
 
 
 def _missing(raw: Path) -> list[str]:
-    return [name for name in _SHA256 if not _read(raw / name)]
+    return [name for name in _SHA256 if not _is_intact(raw / name)]
 
 
 def _size(name: str) -> int:
@@ -167,14 +167,27 @@ def _size(name: str) -> int:
     return 16 + num_images * IMAGE_SIZE**2 if "images" in name else 8 + num_images
 
 
-def _read(path: Path) -> bytearray | None:
-    """Return the content of an unpacked file, or None if it is missing or damaged."""
+def _is_intact(path: Path) -> bool:
+    """Return whether an unpacked file is there and undamaged, without holding it in memory."""
+    digest = hashlib.sha256()
     try:
         if path.stat().st_size != _size(path.name):
-            return None
-        content = bytearray(_size(path.name))
+            return False
+        with path.open("rb", buffering=0) as file:
+            while block := file.read(1 << 18):
+                digest.update(block)
+    except OSError:
+        return False
+    return digest.hexdigest() == _SHA256[path.name]
+
+
+def _read(path: Path) -> memoryview | None:
+    """Return the content of an unpacked file, or None if it is missing or damaged."""
+    content = np.empty(_size(path.name), np.uint8).data  # not filled with zeros first
+    try:
         with path.open("rb") as file:
-            file.readinto(content)
+            if file.readinto(content) != len(content) or file.read(1):
+                return None
     except OSError:
         return None
     return content if hashlib.sha256(content).hexdigest() == _SHA256[path.name] else None

@@ -20,7 +20,7 @@ from fashion_lightning.data.batches import NO_IMAGE, Augmentation, count_batches
 class _InTurns(DistributedSampler[int]):
     """A `DistributedSampler`, so that Lightning and Fabric do not replace it.
 
-    Where `rank` and `num_replicas` are not given, those of `torch.distributed` count when an epoch
+    If `rank` and `num_replicas` are None, they are read from `torch.distributed` when an epoch
     begins: a loader may be built before the process group.
     """
 

@@ -15,9 +15,9 @@ from fashion_lightning.training.calibration import fit_temperature
 class CalibratedModule(EpochModule):
     """An `EpochModule` that fits the temperature of its logits to the first validation loader.
 
-    While a fit validates, `forward` leaves out the temperature and notes that in `_is_raw`. An own
-    `forward` that never does so is never calibrated, nor is one that does something else with the
-    logits than divide them: its temperature is 1.
+    While a fit validates, `forward` leaves out the temperature and notes that in `_is_raw`. A
+    subclass whose `forward` never does so is not calibrated, nor is one that does anything but
+    divide the logits by the temperature: in both cases it stays 1.
 
     Attributes:
         temperature: Divisor of the logits in evaluation.

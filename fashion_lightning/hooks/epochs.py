@@ -107,7 +107,7 @@ class EpochModule(LightningModule):
         self.log_evaluation("test")
 
     def log_evaluation(self, stage: str, divisor: Tensor | None = None) -> None:
-        """Log the metrics of each loader, of its logits by the divisor; discard the logits."""
+        """Log each loader's metrics, of its logits divided by `divisor`, and discard these."""
         loaders = {key[1]: key for key in self._outputs if key[0] == stage}
         for index, key in sorted(loaders.items()):
             logits, labels = self._outputs.pop(key).result()

@@ -24,7 +24,8 @@ from fashion_lightning.data.parts import hard
 METRICS = ("acc", "loss", "f1", "ece")
 """The names of what `metrics` returns; logged with ``val_`` or ``test_`` before them.
 
-The report's tiles (`report/page.html.j2`) choose among them.
+A new one needs its name here and its value in `metrics`. The report's tiles
+(`report/page.html.j2`) choose among them.
 """
 
 

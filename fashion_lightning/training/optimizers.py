@@ -12,8 +12,8 @@ from fashion_lightning.training.muon import Muon, muon_groups
 
 OptimizerName = Literal["adamw", "muon", "sgd"]
 OPTIMIZER_ARGUMENTS = ("optimizer", "weight_decay", "beta2")
-"""Arguments of the module that an optimizer's state in a checkpoint overrides; like ``lr``, unless
-a tuner has set that."""
+"""Arguments of the module that an optimizer's state in a checkpoint overrides. It also overrides
+``lr``, unless a tuner has set that."""
 
 
 def make_optimizer(

@@ -136,7 +136,7 @@ class Contest:
                 ratios = (ratio(loops, seconds[other]) for other in ("bare", "floats"))
                 row(size, title, ours, *ratios, whole)
 
-    def without(self, tricks: list[str], batch_sizes: list[int]) -> None:
+    def without(self, tricks: list[str], batch_sizes: list[int], hidden_features: int) -> None:
         """Compare our fit with itself without single tricks, each in a process of its own."""
         heading(
             "without", "batch size", "precision", "s per epoch", "with it, s per epoch",
@@ -147,7 +147,9 @@ class Contest:
         processes = {side: ProcessPoolExecutor(1, context, switch_off, (side,)) for side in sides}
         for size in batch_sizes:
             for kind in dict.fromkeys((FULL, NATIVE)):
-                way = partial(Contender.ours, batch_size=size, precision=kind)
+                width = f"--model.network.init_args.hidden_features={hidden_features}"
+                more = ["--model.network=fashion_lightning.MLP", width]
+                way = partial(Contender.ours, batch_size=size, precision=kind, more=more)
                 seconds: dict[str | None, list[float]] = {side: [] for side in sides}
                 for number in range(self.rounds + 1):
                     for side in sides if number % 2 == 0 else sides[::-1]:
@@ -227,12 +229,18 @@ def main() -> None:
         metavar="NAME",
         help=f"Only compare fit with and without: {', '.join(TRICKS)}.",
     )
+    parser.add_argument(
+        "--hidden_features",
+        type=int,
+        default=512,
+        help="Width of the network with --without: 1 leaves little but the overhead of a step.",
+    )
     options = parser.parse_args()
     print(f"{machine()}; {options.rounds} rounds")
     with tempfile.TemporaryDirectory() as folder:
         contest = Contest(options.data_dir, folder, options.rounds)
         if options.without:
-            contest.without(options.without, options.batch_sizes)
+            contest.without(options.without, options.batch_sizes, options.hidden_features)
             return
         if "fit" in options.parts:
             contest.fit(options.batch_sizes)
