@@ -35,6 +35,14 @@ def official(data_dir: Path) -> dict[bool, FashionMNIST]:
     }
 
 
+def as_floats(dataset: FashionMNIST) -> Tensor:
+    """Return all images as its `ToTensor` makes them, which takes longer."""
+    images: Tensor = dataset.data / 255
+    some = torch.stack([dataset[number][0].squeeze(0) for number in range(100)])
+    assert torch.equal(some, images[:100])
+    return images
+
+
 @pytest.mark.parametrize("stage", ["test", "predict"])
 def test_the_test_set_is_torchvisions(
     data_dir: Path, stage: str, official: dict[bool, FashionMNIST]
@@ -43,8 +51,8 @@ def test_the_test_set_is_torchvisions(
     images, labels = joined(loader)
     assert images.dtype == torch.float32
     assert labels.dtype == torch.int64
-    assert torch.equal(images, torch.stack([image for image, _ in official[False]]))
-    assert torch.equal(labels, torch.tensor([label for _, label in official[False]]))
+    assert torch.equal(images.squeeze(1), as_floats(official[False]))
+    assert torch.equal(labels, official[False].targets)
 
 
 def test_training_and_validation_are_torchvisions_training_set(
@@ -55,10 +63,7 @@ def test_training_and_validation_are_torchvisions_training_set(
     val, val_labels = joined(datamodule.val_dataloader())
     assert (len(train), len(val)) == (55_000, 5_000)
     both = torch.cat([train, val]).flatten(1)
-    theirs = official[True].data / 255  # As its ToTensor makes them, which takes longer.
-    some = torch.stack([official[True][number][0].squeeze(0) for number in range(100)])
-    assert torch.equal(some, theirs[:100])
-    theirs = theirs.flatten(1)
+    theirs = as_floats(official[True]).flatten(1)
 
     # The same 60,000 images with the same labels, in another order: compare them by a fingerprint.
     weights = torch.rand(784, dtype=torch.float64)

@@ -146,7 +146,7 @@ def test_gradients_are_clipped_in_any_precision(precision: Any, optimizer: Any, 
             gradients = [p.grad for p in classifier.parameters() if p.grad is not None]
             norms.extend([float(nn.utils.get_total_norm(gradients))] if gradients else [])
 
-    classifier = FashionMNISTClassifier(optimizer=optimizer)
+    classifier = FashionMNISTClassifier(MLP(hidden_features=64), optimizer=optimizer)
     before = nn.utils.parameters_to_vector(classifier.parameters()).clone()
     theirs = trainer(
         precision=precision, gradient_clip_val=1e-3, callbacks=[Watch()], limit_train_batches=6
@@ -403,11 +403,11 @@ def test_workers_load_the_same(data: Any) -> None:
     batches = []
     for workers in (0, 1):
         torch.manual_seed(0)
-        datamodule = data(num_workers=workers, shift=1, batch_size=11_000)
+        datamodule = data(num_workers=workers, shift=1, batch_size=2000, val_size=50_000)
         datamodule.prepare_data()
         datamodule.setup("fit")
         loader = datamodule.train_dataloader()
-        batches.append([*loader, *loader, *datamodule.val_dataloader()])
+        batches.append([*loader, *loader, next(iter(datamodule.val_dataloader()))])
     for ours, theirs in zip(*batches, strict=True):
         assert torch.equal(ours[0], theirs[0])
         assert torch.equal(ours[1], theirs[1])
@@ -640,7 +640,8 @@ def test_weights_are_plain_contiguous_tensors(network: nn.Module, data: Any) -> 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.filterwarnings("ignore:.LightningModule.to_torchscript. has been deprecated")
 @pytest.mark.parametrize(
-    ("network", "flip_averaging"), [(MLP(), False), (ConvNet(channels=2), True)]
+    ("network", "flip_averaging"),
+    [(MLP(), False), pytest.param(ConvNet(channels=2), True, marks=pytest.mark.long)],
 )
 def test_pytorch_exports_the_module_itself(
     network: nn.Module, flip_averaging: bool, tmp_path: Path
@@ -827,7 +828,8 @@ def test_a_run_goes_on_inside_an_epoch(by_hand: bool, tmp_path: Path, data: Any)
 
     def fit(**more: Any) -> list[Tensor]:
         torch.manual_seed(3)
-        classifier, datamodule = FashionMNISTClassifier(MLP(hidden_features=8)), data(shift=1)
+        classifier = FashionMNISTClassifier(MLP(hidden_features=8))
+        datamodule = data(shift=1, batch_size=2000)
         theirs = trainer(max_epochs=2, limit_train_batches=None, callbacks=[Broken()])
         batches: Any = {"datamodule": datamodule}
         if by_hand:

@@ -197,7 +197,8 @@ def test_only_training_uses_low_precision(
     next(m for m in network.modules() if isinstance(m, nn.Linear)).register_forward_hook(note)
     classifier = FashionMNISTClassifier(network)
     datamodule = FashionMNISTDataModule(data_dir, mirrors=[])
-    trainer = quiet_trainer(tmp_path, max_steps=2, precision="bf16-mixed", limit_val_batches=1)
+    one = {f"limit_{stage}_batches": 1 for stage in ("val", "test", "predict")}
+    trainer = quiet_trainer(tmp_path, max_steps=2, precision="bf16-mixed", **one)
     trainer.fit(classifier, datamodule)
     assert seen == {"train": {torch.bfloat16}, "evaluate": {torch.float32}}
     trainer.test(classifier, datamodule, verbose=False)
