@@ -75,14 +75,13 @@ def command(data_dir: Path) -> "Command":
 
 @pytest.fixture(scope="session")
 def trained(command: "Command", tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a run: `configs/default.yaml` for two short epochs."""
+    """Return the folder of a run: `configs/default.yaml` for two epochs."""
     root = tmp_path_factory.mktemp("trained")
     config = str(Path(__file__).parent.parent / "configs" / "default.yaml")
     sys.argv = ["fashion-lightning"]
     command(
         *("fit", "--config", config),
-        *("--trainer.max_epochs", "2", "--trainer.limit_train_batches", "60"),
-        *("--trainer.default_root_dir", str(root)),
+        *("--trainer.max_epochs", "2", "--trainer.default_root_dir", str(root)),
         # Keeps the temperature away from 1, so that a test can see whether it is applied.
         *("--model.label_smoothing_power", "0"),
     )

@@ -30,6 +30,7 @@ class Muon(Optimizer):
         betas: AdamW's decays of the running means of gradients and of their squares, in [0, 1).
         momentum: Decay of Muon's running mean of gradients, in [0, 1).
         steps: Newton-Schulz steps, >= 1, of three matrix products each.
+        block_rows: Rows that are orthogonalized together, >= 2, see `orthogonalize`. None: all.
         muon: Whether Muon trains the matrices of a group that does not say so.
 
     Raises:
@@ -53,14 +54,17 @@ class Muon(Optimizer):
         betas: tuple[float, float] = (0.9, 0.95),
         momentum: float = 0.95,
         steps: int = 5,
+        block_rows: int | None = None,
         muon: bool = True,
     ) -> None:
         arguments.non_negative(lr=lr, weight_decay=weight_decay)
         arguments.below_one(beta1=betas[0], beta2=betas[1], momentum=momentum)
         arguments.at_least(1, steps=steps)
+        arguments.at_least(2, **({"block_rows": block_rows} if block_rows is not None else {}))
         rates = {"lr": lr, "weight_decay": weight_decay, "betas": betas, "momentum": momentum}
         # `fused` tells `load_state_dict` to keep AdamW's step counts beside the weights.
-        super().__init__(params, {**rates, "steps": steps, "muon": muon, "fused": True})
+        kinds = {"steps": steps, "block_rows": block_rows, "muon": muon, "fused": True}
+        super().__init__(params, {**rates, **kinds})
 
     @override
     @torch.no_grad()
@@ -84,7 +88,9 @@ class Muon(Optimizer):
             state["momentum_buffer"] = torch.zeros_like(gradient)
         mean = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
         matrix = gradient.lerp(mean, group["momentum"]).flatten(1)  # Nesterov's look ahead
-        update = orthogonalize(matrix, group["steps"]).reshape(weights.shape)
+        update = orthogonalize(matrix, group["steps"], group.get("block_rows")).reshape(
+            weights.shape
+        )
         weights.mul_(1 - lr * group["weight_decay"])
         weights.add_(update, alpha=-lr * 0.2 * max(matrix.shape) ** 0.5)
 
@@ -117,27 +123,36 @@ def _is_matrix(weights: Tensor) -> bool:
     return weights.dim() > 1 and min(weights.flatten(1).shape) > 1
 
 
-def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
+def orthogonalize(matrix: Tensor, steps: int = 5, block_rows: int | None = None) -> Tensor:
     """Return a matrix with the same singular vectors, and singular values of about 1.
 
     Args:
         matrix: ``(rows, columns)``.
         steps: Newton-Schulz steps. Five bring all but the smallest values into 0.7 ... 1.2.
+        block_rows: Split the shorter side into blocks of at most so many, each orthogonalized alone
+            (`MuonBP <https://arxiv.org/abs/2510.16981>`_ does so between whole steps). Blocks of 64
+            take a tenth of the time for the tutorial's matrices. None: one block.
 
     Returns:
         ``(rows, columns)``, bf16 or float32.
     """
-    a, b, c = 3.4445, -4.7750, 2.0315  # Those of `torch.optim.Muon`.
     is_tall, device = len(matrix) > matrix.shape[1], matrix.device.type
     with torch.autocast(device, enabled=False):
         # Emulated bf16 took 35 times as long as float32.
         x = matrix.to(torch.bfloat16 if multiplies_bf16(device) else torch.float32)
         x = x.T if is_tall else x
-        x = x / x.norm().clamp(min=1e-7)
-        for _ in range(steps):
-            gram = x @ x.T
-            x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        blocks = x.tensor_split(-(-len(x) // (block_rows or len(x))))
+        x = torch.cat([_newton_schulz(block, steps) for block in blocks])
     return x.T if is_tall else x
+
+
+def _newton_schulz(x: Tensor, steps: int) -> Tensor:
+    a, b, c = 3.4445, -4.7750, 2.0315  # Those of `torch.optim.Muon`.
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x
 
 
 def muon_groups(module: nn.Module, num_classes: int) -> list[dict[str, Any]]:

@@ -46,7 +46,8 @@ def make_optimizer(
         optimizer = AdamW(trained, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
     elif name == "muon":
         groups = muon_groups(module, num_classes)
-        optimizer = Muon(groups, lr, weight_decay=weight_decay, betas=betas, momentum=0.9)
+        rates: dict[str, Any] = {"weight_decay": weight_decay, "betas": betas, "momentum": 0.9}
+        optimizer = Muon(groups, lr, **rates, block_rows=64)
     else:
         optimizer = SGD(
             trained, lr=lr, weight_decay=weight_decay, momentum=0.9, nesterov=True, fused=True

@@ -53,6 +53,26 @@ def test_matrices_move_as_with_pytorchs_muon(
         torch.testing.assert_close(mine - before, other - before, rtol=0.1, atol=0.005)
 
 
+def test_blocks_of_rows_move_like_matrices_of_their_own() -> None:
+    """Of the shorter side: neurons of a wide matrix, inputs of a tall one."""
+    wide, tall = torch.randn(21, 30), torch.randn(30, 21)
+    expected = torch.cat([orthogonalize(part) for part in wide.tensor_split(3)])
+    torch.testing.assert_close(orthogonalize(wide, block_rows=8), expected)
+    expected = torch.cat([orthogonalize(part) for part in tall.tensor_split(3, dim=1)], dim=1)
+    torch.testing.assert_close(orthogonalize(tall, block_rows=8), expected)
+
+    whole, apart = random((14, 30)), random((7, 30), (7, 30))
+    with torch.no_grad():
+        apart[0].copy_(whole[0][:7])
+        apart[1].copy_(whole[0][7:])
+    whole[0].grad = torch.randn(14, 30)
+    apart[0].grad, apart[1].grad = whole[0].grad[:7].clone(), whole[0].grad[7:].clone()
+    Muon(whole, block_rows=7, **SETTINGS).step()
+    Muon(apart, **SETTINGS).step()
+    torch.testing.assert_close(whole[0], torch.cat(list(apart)))
+    assert not torch.allclose(orthogonalize(wide, block_rows=8), orthogonalize(wide), atol=0.01)
+
+
 @pytest.mark.parametrize("shape", [(30, 20), (20, 30)])
 def test_orthogonalization_maps_singular_values_by_its_polynomial(
     shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
@@ -217,7 +237,14 @@ def test_a_rate_that_was_searched_for_is_that_of_every_group() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("lr", -1.0), ("weight_decay", -1.0), ("momentum", 1.0), ("steps", 0), ("betas", (0.9, 1.0))],
+    [
+        ("lr", -1.0),
+        ("weight_decay", -1.0),
+        ("momentum", 1.0),
+        ("steps", 0),
+        ("block_rows", 1),
+        ("betas", (0.9, 1.0)),
+    ],
 )
 def test_bad_arguments_are_refused(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=r"Expected `.*` to be .*, but got"):
