@@ -75,13 +75,14 @@ def command(data_dir: Path) -> "Command":
 
 @pytest.fixture(scope="session")
 def trained(command: "Command", tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a run: `configs/default.yaml` for two epochs."""
+    """Return the folder of a run: `configs/default.yaml` for two epochs of half the images."""
     root = tmp_path_factory.mktemp("trained")
     config = str(Path(__file__).parent.parent / "configs" / "default.yaml")
     sys.argv = ["fashion-lightning"]
     command(
         *("fit", "--config", config),
         *("--trainer.max_epochs", "2", "--trainer.default_root_dir", str(root)),
+        *("--trainer.limit_train_batches", "110", "--data.batch_size", "250"),
         # Keeps the temperature away from 1, so that a test can see whether it is applied.
         *("--model.label_smoothing_power", "0"),
     )

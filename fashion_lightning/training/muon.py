@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 from typing_extensions import override
@@ -141,17 +142,18 @@ def orthogonalize(matrix: Tensor, steps: int = 5, block_rows: int | None = None)
         # Emulated bf16 took 35 times as long as float32.
         x = matrix.to(torch.bfloat16 if multiplies_bf16(device) else torch.float32)
         x = x.T if is_tall else x
-        blocks = x.tensor_split(-(-len(x) // (block_rows or len(x))))
-        x = torch.cat([_newton_schulz(block, steps) for block in blocks])
+        rows, count = len(x), -(-len(x) // (block_rows or len(x)))
+        x = pad(x, (0, 0, 0, -rows % count))  # Rows of zeros remain zeros.
+        x = _newton_schulz(x.reshape(count, -1, x.shape[1]), steps).flatten(0, 1)[:rows]
     return x.T if is_tall else x
 
 
 def _newton_schulz(x: Tensor, steps: int) -> Tensor:
     a, b, c = 3.4445, -4.7750, 2.0315  # Those of `torch.optim.Muon`.
-    x = x / x.norm().clamp(min=1e-7)
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(steps):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x
 
 

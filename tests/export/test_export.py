@@ -248,7 +248,9 @@ def test_an_export_changes_and_prints_nothing(
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("format", ["onnx", "torch_export", "tutorial"])
+@pytest.mark.parametrize(
+    "format", [pytest.param("onnx", marks=pytest.mark.long), "torch_export", "tutorial"]
+)
 def test_exporting_twice_gives_the_same_bytes(format: FormatName, tmp_path: Path) -> None:
     classifier = FashionMNISTClassifier()
     for name in ("one", "another"):
