@@ -82,7 +82,7 @@ def trained(command: "Command", tmp_path_factory: pytest.TempPathFactory) -> Pat
     command(
         *("fit", "--config", config),
         *("--trainer.max_epochs", "2", "--trainer.default_root_dir", str(root)),
-        *("--trainer.limit_train_batches", "110", "--data.batch_size", "250"),
+        *("--trainer.limit_train_batches", "55"),
         # Keeps the temperature away from 1, so that a test can see whether it is applied.
         *("--model.label_smoothing_power", "0"),
     )

@@ -42,7 +42,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_runs_folder_holds_everything(trained: Path) -> None:
     config = yaml.safe_load((trained / "config.yaml").read_text())
     assert config["trainer"]["max_epochs"] == 2
-    assert config["model"]["lr"] == 0.0025
+    assert config["model"]["lr"] == 0.004
     rows = list(csv.DictReader((trained / "metrics.csv").read_text().splitlines()))
     columns = {
         "train_loss",
@@ -65,7 +65,7 @@ def test_checkpoints_hold_plain_values(trained: Path, name: str) -> None:
     checkpoint = torch.load(path, weights_only=True)
     network = checkpoint["hyper_parameters"]["network"]
     assert network["class_path"] in ("fashion_lightning.MLP", "fashion_lightning.network.MLP")
-    assert FashionMNISTClassifier.load_from_checkpoint(path).lr == 0.0025
+    assert FashionMNISTClassifier.load_from_checkpoint(path).lr == 0.004
 
 
 def test_a_new_process_tests_with_the_same_numbers(trained: Path, data_dir: Path) -> None:
