@@ -3,8 +3,6 @@
 import csv
 import json
 import shutil
-import subprocess
-import sys
 from base64 import b64encode
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn import metrics as sklearn
 from support import REPOSITORY, Command, NeuralNetwork
+from support.interruptions import run
 
 from fashion_lightning import FashionMNISTClassifier, __version__
 from fashion_lightning.cli.main import main
@@ -74,14 +73,8 @@ def test_a_new_process_tests_with_the_same_numbers(trained: Path, data_dir: Path
     report.unlink()
     page.unlink()
     root = trained.parent.parent
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "fashion_lightning", "test", "--ckpt_path", "best"),
-            *("--trainer.default_root_dir", str(root), "--data.data_dir", str(data_dir)),
-        ],
-        check=True,
-        cwd=root,
-    )
+    where = ["--trainer.default_root_dir", str(root), "--data.data_dir", str(data_dir)]
+    assert run(root, ["test", "--ckpt_path", "best", *where]) == 0
     assert json.loads(report.read_text()) == before
     assert before["test_acc"] > 0.8
     assert before["num_images"] == 10_000

@@ -258,7 +258,9 @@ def test_exporting_twice_gives_the_same_bytes(format: FormatName, tmp_path: Path
     assert (tmp_path / "one").read_bytes() == (tmp_path / "another").read_bytes()
 
 
-@pytest.mark.parametrize("format", ["onnx", "torch_export", "safetensors"])
+@pytest.mark.parametrize(
+    "format", [pytest.param("onnx", marks=pytest.mark.long), "torch_export", "safetensors"]
+)
 def test_a_custom_network_can_be_exported(format: FormatName, tmp_path: Path) -> None:
     classifier = FashionMNISTClassifier(Own())
     parity = export(classifier, OWN, tmp_path / "model", format=format)
