@@ -7,6 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 
 def expect(condition: bool, name: str, expected: str, value: object) -> None:
     """Raise a ValueError unless `condition` holds.
@@ -63,6 +65,48 @@ def not_compiled(**arguments: object) -> None:
             "`compile_network`, or call `network.compile()`, which keeps the names)"
         )
         expect(not hasattr(value, "_orig_mod"), name, expected, type(value).__name__)
+
+
+def floating_point(**arguments: Tensor) -> None:
+    """Refuse images in 0 ... 255, which a network would treat as very bright."""
+    for name, images in arguments.items():
+        right = "floating point in [0, 1], as torchvision's ToTensor gives them"
+        if not images.is_floating_point():
+            raise ValueError(f"Expected `{name}` to be {right}, but got {images.dtype}.")
+
+
+def square_images(side: int, **arguments: Tensor) -> None:
+    """Refuse other than floats ``(N, 1, side, side)`` or ``(N, side, side)``."""
+    floating_point(**arguments)
+    for name, images in arguments.items():
+        shape = tuple(images.shape)
+        if shape[1:] not in ((1, side, side), (side, side)):
+            raise ValueError(
+                f"Expected `{name}` to have the shape (N, 1, {side}, {side}) or "
+                f"(N, {side}, {side}), but got {shape}."
+            )
+
+
+def returns_logits(num_classes: int, **networks: Any) -> None:
+    """Raise a TypeError or ValueError for a network's output other than ``(N, num_classes)``."""
+    for name, logits in networks.items():
+        if not isinstance(logits, Tensor):
+            raise TypeError(
+                f"Expected `{name}` to return logits, a tensor (N, num_classes), but got "
+                f"{type(logits).__name__}; wrap it in a module that returns the logits alone."
+            )
+        shape = tuple(logits.shape)
+        right = f"one that returns logits (N, {num_classes}), as `num_classes` states"
+        expect(len(shape) == 2 and shape[1] == num_classes, name, right, shape)
+
+
+def returns_no_probabilities(**functions: Tensor) -> None:
+    """Refuse outputs whose rows are probabilities: softmax would be applied twice."""
+    for name, logits in functions.items():
+        sums = logits.detach().sum(dim=1)
+        are_probabilities = bool((logits >= 0).all() & ((sums - 1).abs() < 1e-4).all())
+        right = "one that returns logits, of which `predict_step` makes probabilities"
+        expect(not are_probabilities or not len(logits), name, right, "probabilities")
 
 
 def new_file(path: Path, overwrite: bool) -> None:

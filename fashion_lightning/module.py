@@ -16,13 +16,7 @@ from fashion_lightning.data.parts import images_and_labels, images_of
 from fashion_lightning.hooks.calibration import CalibratedModule
 from fashion_lightning.hooks.resuming import ResumableModule
 from fashion_lightning.hooks.schedule import ScheduledModule
-from fashion_lightning.network import (
-    MLP,
-    check_floating_point,
-    check_logits,
-    check_no_probabilities,
-    materialize,
-)
+from fashion_lightning.network import MLP, materialize
 from fashion_lightning.speed import LeanModule
 from fashion_lightning.training.losses import distillation_loss
 from fashion_lightning.training.optimizers import OptimizerName, make_optimizer
@@ -156,12 +150,12 @@ class FashionMNISTClassifier(
     def logits(self, images: Tensor) -> Tensor:
         """Return the logits that training optimizes, uncalibrated, ``(N, num_classes)``."""
         if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-            check_floating_point(images)
+            arguments.floating_point(images=images)
         # In place: a second temporary of this size costs more than the division.
         images = (images - self.mean).div_(self.std)
         logits: Tensor = self.network(images)
         if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-            check_logits(logits, self.num_classes)
+            arguments.returns_logits(self.num_classes, network=logits)
         if self.flip_averaging and not self.training:
             logits = (logits + self.network(images.flip(-1))) / 2
         return logits
@@ -235,7 +229,7 @@ class FashionMNISTClassifier(
             logits: Tensor = self(images)
         logits = logits if logits.dtype == torch.float64 else logits.float()
         if type(self).forward is not FashionMNISTClassifier.forward:
-            check_no_probabilities(logits)
+            arguments.returns_no_probabilities(forward=logits)
             if self._is_calibrating:
                 self._probe = images, logits
         is_left_out = self.training and not self._is_calibrating

@@ -1,42 +1,12 @@
 """The networks: images in, logits out. Pure PyTorch."""
 
 from math import isqrt
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from fashion_lightning.arguments import at_least, expect
-
-
-def check_floating_point(images: Tensor) -> None:
-    """Raise a ValueError for images in 0 ... 255, which a network would treat as very bright."""
-    if not images.is_floating_point():
-        raise ValueError(
-            "Expected `images` to be floating point in [0, 1], as torchvision's ToTensor gives "
-            f"them, but got {images.dtype}."
-        )
-
-
-def check_logits(logits: Any, num_classes: int) -> None:
-    """Raise a TypeError or ValueError for a network's output other than ``(N, num_classes)``."""
-    if not isinstance(logits, Tensor):
-        raise TypeError(
-            "Expected `network` to return logits, a tensor (N, num_classes), but got "
-            f"{type(logits).__name__}; wrap it in a module that returns the logits alone."
-        )
-    shape = tuple(logits.shape)
-    right = f"one that returns logits (N, {num_classes}), as `num_classes` states"
-    expect(len(shape) == 2 and shape[1] == num_classes, "network", right, shape)
-
-
-def check_no_probabilities(logits: Tensor) -> None:
-    """Raise a ValueError for rows that are probabilities: softmax would be applied twice."""
-    sums = logits.detach().sum(dim=1)
-    are_probabilities = bool((logits >= 0).all() & ((sums - 1).abs() < 1e-4).all())
-    right = "one that returns logits, of which `predict_step` makes probabilities"
-    expect(not are_probabilities or not len(logits), "forward", right, "probabilities")
+from fashion_lightning.arguments import at_least, expect, square_images
 
 
 def materialize(module: nn.Module, images: Tensor) -> None:
@@ -47,17 +17,6 @@ def materialize(module: nn.Module, images: Tensor) -> None:
             module.eval()(images)
         for part, is_training in modes.items():
             part.training = is_training
-
-
-def check_images(images: Tensor, side: int = 28) -> None:
-    """Raise a ValueError for other than floats ``(N, 1, side, side)`` or ``(N, side, side)``."""
-    check_floating_point(images)
-    shape = tuple(images.shape)
-    if shape[1:] not in ((1, side, side), (side, side)):
-        raise ValueError(
-            f"Expected `images` to have the shape (N, 1, {side}, {side}) or (N, {side}, {side}), "
-            f"but got {shape}."
-        )
 
 
 class MLP(nn.Module):
@@ -115,7 +74,7 @@ class MLP(nn.Module):
             ValueError: If the images have another shape or are not floating point.
         """
         if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-            check_images(images, self._side)
+            square_images(self._side, images=images)
         logits: Tensor = self.linear_relu_stack(self.flatten(images))
         return logits
 
@@ -169,7 +128,7 @@ class ConvNet(nn.Module):
             ValueError: If the images have another shape or are not floating point.
         """
         if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-            check_images(images)
+            square_images(28, images=images)
         # channels_last, which the layers keep, is several times faster on CPUs and tensor cores.
         # Images of one channel have it as another view.
         features = self.features(images.reshape(-1, 28, 28, 1).permute(0, 3, 1, 2))

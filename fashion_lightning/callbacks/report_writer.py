@@ -15,6 +15,12 @@ from lightning.pytorch.callbacks import Timer
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import DistributedSampler
+from torchmetrics.functional.classification import (
+    multiclass_confusion_matrix,
+    multiclass_f1_score,
+    multiclass_precision,
+    multiclass_recall,
+)
 from typing_extensions import override
 
 from fashion_lightning import plotting
@@ -26,7 +32,7 @@ from fashion_lightning.data.sampling import TurnsSampler
 from fashion_lightning.module import FashionMNISTClassifier
 from fashion_lightning.report.curves import read_curves
 from fashion_lightning.report.page import render
-from fashion_lightning.training.metrics import METRICS, Outputs, gather, metrics, per_class
+from fashion_lightning.training.metrics import METRICS, Outputs, gather, metrics
 
 _MISTAKES = 24  # shown, in six rows
 _PACKAGES = ("fashion-lightning", "lightning", "torch", "torchvision", "torchmetrics")
@@ -140,7 +146,7 @@ def _numbers(
     if isinstance(pl_module, FashionMNISTClassifier):
         temperature = pl_module.temperature.item()
     before = metrics(logits * temperature, labels) if temperature else None
-    after, numbers = metrics(logits, labels), per_class(logits, labels)
+    after, numbers = metrics(logits, labels), _per_class(logits, labels)
     confusion = numbers.pop("confusion_matrix")
     class_names = names_of_classes(pl_module, len(confusion), trainer.test_dataloaders)
     checkpoint = trainer.ckpt_path
@@ -155,6 +161,28 @@ def _numbers(
         },
         "confusion_matrix": confusion,
         "checkpoint": str(Path(checkpoint).resolve()) if checkpoint else None,
+    }
+
+
+def _per_class(logits: Tensor, labels: Tensor) -> dict[str, list[Any]]:
+    """Return how well each class is predicted.
+
+    Args:
+        logits: ``(N, num_classes)``.
+        labels: Class numbers, ``(N,)``.
+
+    Returns:
+        ``precision``, ``recall`` and ``f1``, in [0, 1], and ``support``, the number of images, of
+        each class; ``confusion_matrix``, counts, row = true class, column = predicted class.
+    """
+    num_classes, labels = logits.shape[1], hard(labels)
+    confusion = multiclass_confusion_matrix(logits, labels, num_classes)
+    return {
+        "precision": multiclass_precision(logits, labels, num_classes, average="none").tolist(),
+        "recall": multiclass_recall(logits, labels, num_classes, average="none").tolist(),
+        "f1": multiclass_f1_score(logits, labels, num_classes, average="none").tolist(),
+        "support": confusion.sum(dim=1).tolist(),
+        "confusion_matrix": confusion.tolist(),
     }
 
 

@@ -25,10 +25,10 @@ from fashion_lightning.cli.run import Run, claim_folder, find_checkpoint
 from fashion_lightning.cli.several_seeds import Series, check_seeds
 from fashion_lightning.cli.trainer import trainer_arguments
 from fashion_lightning.datamodule import FashionMNISTDataModule
+from fashion_lightning.hooks.resuming import OPTIMIZER_ARGUMENTS, check_continued
 from fashion_lightning.module import FashionMNISTClassifier
 from fashion_lightning.photos import PhotoClassifier
 from fashion_lightning.speed import multiplies_bf16
-from fashion_lightning.training.optimizers import OPTIMIZER_ARGUMENTS, check_continued
 
 # How constructors refuse an argument. Other exceptions are bugs, and keep their traceback.
 _REFUSALS = (ValueError, TypeError, OSError, ImportError, MisconfigurationException)

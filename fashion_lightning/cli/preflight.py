@@ -17,8 +17,8 @@ from lightning.pytorch.callbacks import BackboneFinetuning, EarlyStopping
 from fashion_lightning.arguments import expect
 from fashion_lightning.callbacks import BestAndLast
 from fashion_lightning.checkpoints.pretrained import resolve
-from fashion_lightning.data.batches import count_batches
 from fashion_lightning.data.files import CLASSES, NUM_TEST, NUM_TRAIN
+from fashion_lightning.data.sampling import count_batches
 from fashion_lightning.datamodule import FashionMNISTDataModule
 from fashion_lightning.module import FashionMNISTClassifier
 from fashion_lightning.training.metrics import METRICS

@@ -19,24 +19,6 @@ NO_IMAGE = -(2**62)
 """The index that stands for an empty batch, for a process without images."""
 
 
-def count_batches(
-    num_images: int, batch_size: int, processes: int = 1, *, drop_last: bool = False
-) -> int:
-    """Return the number of batches of the process that gets the fewest.
-
-    Args:
-        num_images: Images of all processes.
-        batch_size: Images in a batch of one process.
-        processes: How many processes take turns.
-        drop_last: Whether batches that are not full for every process are left out, as in training.
-            Otherwise a process without images gets one empty batch.
-    """
-    if drop_last:
-        return num_images // (batch_size * processes)
-    batches = -(-num_images // batch_size)
-    return max(1, batches // processes) if num_images else 0
-
-
 class Augmentation:
     """The views of an image that augmentation can make, by number; 0 is the image itself.
 

@@ -1,5 +1,6 @@
 """What a checkpoint records of the data: its split, and where training stands in its epoch."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
@@ -9,7 +10,7 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from fashion_lightning.data.loaders import ResumableLoader
-from fashion_lightning.data.split import differing_split
+from fashion_lightning.data.split import SPLIT
 
 
 class ResumableDataModule(LightningDataModule):
@@ -53,10 +54,29 @@ class ResumableDataModule(LightningDataModule):
         """Restore the state; warn if the checkpoint has another split."""
         if self.trainer and self.trainer.state.fn == TrainerFn.FITTING:
             self._interrupted = state_dict.get("train")
-        difference = differing_split(self.state_dict(), state_dict)
+        difference = _difference(self.state_dict(), state_dict)
         if difference:
             rank_zero_warn(difference)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes without the trainer, for copies and pickles."""
         return {**self.__dict__, "trainer": None}
+
+
+def _difference(own: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
+    """Return a warning if a checkpoint's split differs, else None.
+
+    Args:
+        own: The values of `SPLIT` of this run; its digest may be unknown (None).
+        other: Those of the checkpoint.
+    """
+    names = SPLIT if own["split_digest"] else SPLIT[:2]
+    if all(own[name] == other[name] for name in names):
+        return None
+    ours, theirs = (
+        f"(split_seed={x['split_seed']}, val_size={x['val_size']})" for x in (own, other)
+    )
+    return (
+        f"The checkpoint was trained with another split {theirs} than this one {ours}: "
+        "images leak, validation may hold what it was trained on."
+    )

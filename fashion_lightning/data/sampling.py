@@ -14,7 +14,25 @@ from torch.utils.data import DistributedSampler
 from typing_extensions import override
 
 from fashion_lightning.arguments import at_least, expect, fraction
-from fashion_lightning.data.batches import NO_IMAGE, Augmentation, count_batches
+from fashion_lightning.data.batches import NO_IMAGE, Augmentation
+
+
+def count_batches(
+    num_images: int, batch_size: int, processes: int = 1, *, drop_last: bool = False
+) -> int:
+    """Return the number of batches of the process that gets the fewest.
+
+    Args:
+        num_images: Images of all processes.
+        batch_size: Images in a batch of one process.
+        processes: How many processes take turns.
+        drop_last: Whether batches that are not full for every process are left out, as in training.
+            Otherwise a process without images gets one empty batch.
+    """
+    if drop_last:
+        return num_images // (batch_size * processes)
+    batches = -(-num_images // batch_size)
+    return max(1, batches // processes) if num_images else 0
 
 
 class _InTurns(DistributedSampler[int]):

@@ -1,9 +1,7 @@
 """The validation split: stratified, and the same on every machine."""
 
 import hashlib
-from collections.abc import Mapping
 from random import Random
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,22 +38,3 @@ def split_digest(val: Tensor) -> str:
 
 SPLIT = ("split_seed", "val_size", "split_digest")
 """What a checkpoint, and an exported file, records of the validation split."""
-
-
-def differing_split(own: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
-    """Return a warning if a checkpoint's split differs, else None.
-
-    Args:
-        own: The values of `SPLIT` of this run; its digest may be unknown (None).
-        other: Those of the checkpoint.
-    """
-    names = SPLIT if own["split_digest"] else SPLIT[:2]
-    if all(own[name] == other[name] for name in names):
-        return None
-    ours, theirs = (
-        f"(split_seed={x['split_seed']}, val_size={x['val_size']})" for x in (own, other)
-    )
-    return (
-        f"The checkpoint was trained with another split {theirs} than this one {ours}: "
-        "images leak, validation may hold what it was trained on."
-    )

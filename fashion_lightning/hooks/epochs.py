@@ -8,7 +8,6 @@ from torch import Tensor
 from typing_extensions import override
 
 from fashion_lightning.training.metrics import Outputs, Steps, metrics
-from fashion_lightning.training.optimizers import learning_rates
 
 
 class EpochModule(LightningModule):
@@ -49,8 +48,8 @@ class EpochModule(LightningModule):
         if interval and (step + 1) % interval == 0:
             self.check_loss()
             self.log("train_loss_step", loss, prog_bar=True)
-            for rate in learning_rates(trainer)[:1]:
-                self.log("lr", rate)
+            for optimizer in trainer.optimizers[:1]:
+                self.log("lr", optimizer.param_groups[0]["lr"])
 
     def note_outputs(self, stage: str, loader: int, logits: Tensor, labels: Tensor) -> None:
         """Add the logits of a batch to those of its stage and loader."""

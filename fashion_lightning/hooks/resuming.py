@@ -1,5 +1,6 @@
 """State for continuing a run: random numbers, and the sums of the running epoch."""
 
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -8,8 +9,12 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 from typing_extensions import override
 
+from fashion_lightning.arguments import expect
 from fashion_lightning.hooks.epochs import EpochModule
-from fashion_lightning.training.optimizers import check_continued
+
+OPTIMIZER_ARGUMENTS = ("optimizer", "weight_decay", "beta2")
+"""Arguments of the module that an optimizer's state in a checkpoint overrides. It also overrides
+``lr``, unless a tuner has set that."""
 
 
 class ResumableModule(EpochModule):
@@ -62,3 +67,24 @@ class ResumableModule(EpochModule):
             # `WeightAveraging` would continue with these weights, even in a test after a fit.
             # Outside a fit, a checkpoint is its averaged weights.
             checkpoint["current_model_state"] = checkpoint["state_dict"]
+
+
+def check_continued(
+    own: Mapping[str, Any],
+    recorded: Mapping[str, Any],
+    names: Iterable[str] = OPTIMIZER_ARGUMENTS,
+) -> None:
+    """Refuse optimizer arguments that the checkpoint's optimizer state would override.
+
+    Args:
+        own: The hyperparameters of this module.
+        recorded: Those of the checkpoint.
+        names: The arguments to compare.
+
+    Raises:
+        ValueError: Names the first that differs.
+    """
+    for name in names:
+        right = recorded.get(name, own.get(name))
+        expected = f"{right!r}, with which the run that is continued began"
+        expect(own.get(name) == right, name, expected, own.get(name))

@@ -11,10 +11,7 @@ from torchmetrics import Metric
 from torchmetrics.functional.classification import (
     multiclass_accuracy,
     multiclass_calibration_error,
-    multiclass_confusion_matrix,
     multiclass_f1_score,
-    multiclass_precision,
-    multiclass_recall,
 )
 from torchmetrics.utilities import dim_zero_cat
 from typing_extensions import override
@@ -223,25 +220,3 @@ def metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
         "ece": multiclass_calibration_error(probs, labels, num_classes, n_bins=15, norm="l1"),
     }
     return {name: value.item() for name, value in values.items()}
-
-
-def per_class(logits: Tensor, labels: Tensor) -> dict[str, list[Any]]:
-    """Return how well each class is predicted.
-
-    Args:
-        logits: ``(N, num_classes)``.
-        labels: Class numbers, ``(N,)``.
-
-    Returns:
-        ``precision``, ``recall`` and ``f1``, in [0, 1], and ``support``, the number of images, of
-        each class; ``confusion_matrix``, counts, row = true class, column = predicted class.
-    """
-    num_classes, labels = logits.shape[1], hard(labels)
-    confusion = multiclass_confusion_matrix(logits, labels, num_classes)
-    return {
-        "precision": multiclass_precision(logits, labels, num_classes, average="none").tolist(),
-        "recall": multiclass_recall(logits, labels, num_classes, average="none").tolist(),
-        "f1": multiclass_f1_score(logits, labels, num_classes, average="none").tolist(),
-        "support": confusion.sum(dim=1).tolist(),
-        "confusion_matrix": confusion.tolist(),
-    }

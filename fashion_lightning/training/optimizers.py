@@ -1,9 +1,7 @@
 """The optimizers that `FashionMNISTClassifier` knows by name."""
 
-from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from lightning.pytorch import Trainer
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
@@ -11,9 +9,6 @@ from fashion_lightning.arguments import expect
 from fashion_lightning.training.muon import Muon, muon_groups
 
 OptimizerName = Literal["adamw", "muon", "sgd"]
-OPTIMIZER_ARGUMENTS = ("optimizer", "weight_decay", "beta2")
-"""Arguments of the module that an optimizer's state in a checkpoint overrides. It also overrides
-``lr``, unless a tuner has set that."""
 
 
 def make_optimizer(
@@ -56,29 +51,3 @@ def make_optimizer(
     # to clip them. Without the offer, PyTorch's GradScaler unscales and Lightning clips.
     optimizer._step_supports_amp_scaling = False
     return optimizer
-
-
-def check_continued(
-    own: Mapping[str, Any],
-    recorded: Mapping[str, Any],
-    names: Iterable[str] = OPTIMIZER_ARGUMENTS,
-) -> None:
-    """Refuse optimizer arguments that the checkpoint's optimizer state would override.
-
-    Args:
-        own: The hyperparameters of this module.
-        recorded: Those of the checkpoint.
-        names: The arguments to compare.
-
-    Raises:
-        ValueError: Names the first that differs.
-    """
-    for name in names:
-        right = recorded.get(name, own.get(name))
-        expected = f"{right!r}, with which the run that is continued began"
-        expect(own.get(name) == right, name, expected, own.get(name))
-
-
-def learning_rates(trainer: Trainer) -> list[float]:
-    """Return the learning rates of all groups of all optimizers."""
-    return [group["lr"] for each in trainer.optimizers for group in each.param_groups]

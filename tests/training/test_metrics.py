@@ -14,7 +14,6 @@ from fashion_lightning.training.metrics import (
     Steps,
     TrainingTotals,
     metrics,
-    per_class,
 )
 
 
@@ -49,16 +48,6 @@ def test_calibration_error_is_the_weighted_gap_of_15_bins(
         for b in np.unique(bins)
     )
     assert metrics(logits, labels)["ece"] == pytest.approx(expected, abs=1e-6)
-
-
-def test_classes_are_measured_like_scikit_learn(predictions: tuple[Tensor, Tensor]) -> None:
-    logits, labels = predictions
-    predicted = logits.argmax(1)
-    ours = per_class(logits, labels)
-    theirs = sklearn.precision_recall_fscore_support(labels, predicted)
-    for name, expected in zip(("precision", "recall", "f1", "support"), theirs, strict=True):
-        assert ours[name] == pytest.approx(expected.tolist(), abs=1e-6)
-    assert ours["confusion_matrix"] == sklearn.confusion_matrix(labels, predicted).tolist()
 
 
 def test_outputs_are_joined_in_order_and_forgotten() -> None:
