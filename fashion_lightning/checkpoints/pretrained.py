@@ -8,7 +8,7 @@ from fashion_lightning.arguments import expect
 
 # SHA-256 of `weights/NAME.safetensors`; `weights/NAME.yaml` is the config it came from.
 _CHECKSUMS = {
-    "mlp": "437d1bb624aa1fed8883329d6e09bb1d77db40898ea7c9e0a320bc73ded90eae",
+    "mlp": "5e4cc6a41976f32d2f00ae1330f45fb46e149dd96254509c04994018cfef9dd7",
     "convnet": "4f510778f162e89eeadefd72ddc0586b0cc6c7a62a9372e824710cd3ff022f2b",
 }
 # Those of the networks for photographs on real backgrounds: a classifier, and a mask network.

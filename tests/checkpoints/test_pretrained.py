@@ -43,7 +43,7 @@ def test_its_config_is_beside_it(name: str, config: str) -> None:
 def test_hyperparameters_can_be_replaced() -> None:
     classifier = FashionMNISTClassifier.from_pretrained("mlp", lr=0.5)
     assert classifier.lr == classifier.hparams["lr"] == 0.5
-    assert classifier.weight_decay == 0.1
+    assert classifier.weight_decay == 0.3
     assert classifier.temperature != 1
     assert not classifier.training
 
