@@ -48,8 +48,8 @@ class EpochModule(LightningModule):
         if interval and (step + 1) % interval == 0:
             self.check_loss()
             self.log("train_loss_step", loss, prog_bar=True)
-            for optimizer in trainer.optimizers[:1]:
-                self.log("lr", optimizer.param_groups[0]["lr"])
+            for group in _groups(trainer)[:1]:
+                self.log("lr", group["lr"])
 
     def note_outputs(self, stage: str, loader: int, logits: Tensor, labels: Tensor) -> None:
         """Add the logits of a batch to those of its stage and loader."""
@@ -138,8 +138,12 @@ class EpochModule(LightningModule):
 
     def diverged(self, what: str, step: int) -> FloatingPointError:
         """Return the error for a diverged run."""
-        groups = [group for each in self.trainer.optimizers for group in each.param_groups]
-        rates = [group.get("initial_lr", group["lr"]) for group in groups]
+        rates = [group.get("initial_lr", group["lr"]) for group in _groups(self.trainer)]
         peak = f" The learning rate is {rates[0]:.3g} at its peak; a lower `lr` may help."
         advice = peak if rates else ""
         return FloatingPointError(f"{what} at step {step}, and training has ended.{advice}")
+
+
+def _groups(trainer: Trainer) -> list[dict[str, Any]]:
+    """Return the groups of all optimizers; Lightning's stand-in for no optimizer has none."""
+    return [group for each in trainer.optimizers for group in each.param_groups]
