@@ -9,9 +9,11 @@ from torch.nn.parameter import is_lazy
 from fashion_lightning.arguments import at_least, expect, square_images
 
 
-def materialize(module: nn.Module, images: Tensor) -> None:
+def materialize(module: nn.Module) -> None:
     """Give lazy layers their weights by one forward in eval mode; leave others alone."""
-    if any(is_lazy(weights) for weights in module.parameters()):
+    lazy = [weights.device for weights in module.parameters() if is_lazy(weights)]
+    if lazy:
+        images = torch.zeros(2, 1, 28, 28, device=lazy[0])
         modes = {part: part.training for part in module.modules()}
         with torch.no_grad():
             module.eval()(images)

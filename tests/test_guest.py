@@ -583,6 +583,14 @@ def test_lazy_networks_train_and_load(tmp_path: Path) -> None:
     assert torch.equal(loaded.eval()(IMAGES), classifier.eval()(IMAGES))
 
 
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
+def test_lazy_networks_get_their_weights_before_lightning_moves_them() -> None:
+    classifier = FashionMNISTClassifier(Lazy())
+    classifier._device = torch.device("meta")  # As Lightning sets it before `setup`, on a GPU.
+    classifier.setup("fit")
+    assert classifier.eval()(IMAGES).device.type == "cpu"
+
+
 def test_networks_that_return_more_than_logits_are_refused_in_one_sentence() -> None:
     class Auxiliary(nn.Module):
         def forward(self, images: Tensor) -> Any:

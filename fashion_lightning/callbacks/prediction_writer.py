@@ -114,7 +114,7 @@ class PredictionWriter(BasePredictionWriter):
         rows, num_classes = prediction.shape
         columns: Columns = {}
         if len(self._keys) > 1:
-            columns["dataloader_idx"] = torch.full((rows,), dataloader_idx)
+            columns["dataloader_idx"] = torch.full((rows,), dataloader_idx, device="cpu")
         if hasattr(batch, "path"):
             columns["index"], columns["path"] = batch.index.cpu(), batch.path
             self.problems |= batch.problems
@@ -163,7 +163,7 @@ class PredictionWriter(BasePredictionWriter):
         order = [last, *known]
         self._is_sorted &= all(a < b for a, b in pairwise(order))
         self._last[loader] = order[-1]
-        return torch.tensor(known, dtype=torch.int64)
+        return torch.tensor(known, dtype=torch.int64, device="cpu")
 
     @override
     def on_exception(

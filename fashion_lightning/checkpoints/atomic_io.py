@@ -44,13 +44,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     @override
     def load_checkpoint(
-        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
     ) -> dict[str, Any]:
         """Read a checkpoint, or what ``export --format safetensors`` has written.
 
         Args:
             path: The file.
-            map_location: Where to put a checkpoint's tensors. None: where they were.
+            map_location: Where to put a checkpoint's tensors; a Trainer moves them on. None: where
+                they were.
             weights_only: False trusts the file: whatever is in it is unpickled, and may run code.
                 None: True.
 

@@ -43,7 +43,7 @@ class SafeLoading(LightningModule):
 
         Args:
             checkpoint_path: The file, or its path.
-            map_location: Where to put the weights. None: where they were.
+            map_location: Where to put the weights. None: the CPU.
             hparams_file: A YAML file with hyperparameters to use instead.
             strict: Whether names of all weights must match. None: yes.
             weights_only: False unpickles any object, which may run code, and builds networks of any

@@ -211,10 +211,12 @@ class ShuffledSampler(_InTurns):
         """Return the indices of an epoch of all processes, see `ImageDataset`."""
         num_images, shift = len(self.dataset), self.augmentation.shift
         # Hashing the pair keeps (seed 0, epoch 1) and (seed 1, epoch 0) apart.
-        generator = torch.Generator().manual_seed(Random(f"{self.seed}, {epoch}").getrandbits(63))
-        order = torch.randperm(num_images, generator=generator)
-        flip = torch.rand(num_images, generator=generator) < self.horizontal_flip
-        offsets = torch.zeros(2, num_images, dtype=torch.int64)
+        generator = torch.Generator("cpu")
+        generator.manual_seed(Random(f"{self.seed}, {epoch}").getrandbits(63))
+        drawn: dict[str, Any] = {"generator": generator, "device": "cpu"}
+        order = torch.randperm(num_images, **drawn)
+        flip = torch.rand(num_images, **drawn) < self.horizontal_flip
+        offsets = torch.zeros(2, num_images, dtype=torch.int64, device="cpu")
         if shift:
-            offsets = torch.randint(2 * shift + 1, (2, num_images), generator=generator)
+            offsets = torch.randint(2 * shift + 1, (2, num_images), **drawn)
         return order + num_images * self.augmentation.number(flip, *offsets)

@@ -20,13 +20,13 @@ def split_indices(labels: Tensor, val_size: int, seed: int) -> tuple[Tensor, Ten
         Indices of the training and of the validation images, each in ascending order.
     """
     random = Random(seed)
-    keys = torch.tensor([random.random() for _ in range(len(labels))], dtype=torch.float64)
+    keys = labels.new_tensor([random.random() for _ in range(len(labels))], dtype=torch.float64)
     place = torch.empty_like(keys)  # of an image within its class, as a fraction
     for label in set(labels.tolist()):
         members = (labels == label).nonzero().squeeze(1)
         shuffled = members[keys[members].argsort()]
-        place[shuffled] = torch.arange(len(members), dtype=torch.float64) / len(members)
-    is_val = torch.zeros(len(labels), dtype=torch.bool)
+        place[shuffled] = torch.arange(len(members), device=labels.device).double() / len(members)
+    is_val = torch.zeros_like(labels, dtype=torch.bool)
     is_val[place.argsort(stable=True)[:val_size]] = True
     return (~is_val).nonzero().squeeze(1), is_val.nonzero().squeeze(1)
 

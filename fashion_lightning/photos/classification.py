@@ -92,7 +92,8 @@ class PhotoClassifier:
         is_one = checkpoint is not None or "network" in without
         self.real = self.plain if is_one else _load("pretrained:photos")
         self._voters = [_without_mirror(each) for each in dict.fromkeys((self.real, self.plain))]
-        self.unet: nn.Module = load_unet(weights_file("photos-mask"))
+        with torch.device("cpu"):
+            self.unet: nn.Module = load_unet(weights_file("photos-mask"))
         self.is_calibrated = checkpoint is None
         self.without = without
 
@@ -102,7 +103,8 @@ class PhotoClassifier:
         result = self.look_at(picture)
         if result.background == "real" or result.seen is None:
             return result
-        return self._result("plain", self.plain(result.seen[None, None] / 255), seen=result.seen)
+        logits = _logits(self.plain, result.seen[None, None] / 255)
+        return self._result("plain", logits, seen=result.seen)
 
     @torch.no_grad()
     def look_at(self, picture: Image.Image) -> PhotoResult:
@@ -110,14 +112,15 @@ class PhotoClassifier:
 
         The network of plain backgrounds takes many images at once.
         """
-        picture = upright(picture)
-        if not is_plain(picture) and "masks" not in self.without:
-            return self._classify_real(_pixels(picture))
-        sure = False if self.is_calibrated else None
-        try:
-            return PhotoResult("plain", sure=sure, seen=to_fashion_mnist(picture))
-        except ValueError as error:
-            return PhotoResult("plain", reason=str(error))
+        with torch.device("cpu"):  # All but the classifiers, which may lie elsewhere.
+            picture = upright(picture)
+            if not is_plain(picture) and "masks" not in self.without:
+                return self._classify_real(_pixels(picture))
+            sure = False if self.is_calibrated else None
+            try:
+                return PhotoResult("plain", sure=sure, seen=to_fashion_mnist(picture))
+            except ValueError as error:
+                return PhotoResult("plain", reason=str(error))
 
     def _classify_real(self, pixels: Tensor) -> PhotoResult:
         found = find_garment(self.unet, pixels, 1 if "second look" in self.without else 2)
@@ -128,7 +131,7 @@ class PhotoClassifier:
         left, top, right, bottom = found.region
         views = render(pixels[:, top:bottom, left:right], found.mask)
         shown = views[:1] if "views" in self.without else views
-        votes = [each(shown).mean(0, keepdim=True) for each in self._voters]
+        votes = [_logits(each, shown).mean(0, keepdim=True) for each in self._voters]
         parts = {
             "seen": (views[0, 0] * 255).round().byte(),
             "mask": (found.mask[0] * 255).round().byte(),
@@ -201,6 +204,11 @@ def _without_mirror(network: FashionMNISTClassifier) -> FashionMNISTClassifier:
     network = deepcopy(network)
     network.flip_averaging = False
     return network
+
+
+def _logits(classifier: FashionMNISTClassifier, images: Tensor) -> Tensor:
+    logits: Tensor = classifier(images.to(classifier.device))
+    return logits.cpu()
 
 
 def _open(picture: Picture) -> Image.Image:

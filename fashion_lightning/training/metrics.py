@@ -55,14 +55,16 @@ class TrainingTotals(Metric):
 
     def __init__(self) -> None:
         super().__init__(dist_sync_fn=_gather_states)
-        self.add_state("totals", torch.zeros(3, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state(
+            "totals", torch.zeros(3, dtype=torch.float64, device="cpu"), dist_reduce_fx="sum"
+        )
 
     @override
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add images: mean loss, logits ``(N, C)``, labels ``(N,)`` or soft ones ``(N, C)``."""
         correct = (logits.argmax(dim=1) == hard(labels)).sum()
-        parts = (loss.detach().cpu().double() * len(labels), correct.cpu(), len(labels))
-        self.totals = self.totals + torch.stack([torch.as_tensor(p).double() for p in parts])
+        added = [loss.item() * len(labels), correct.item(), len(labels)]
+        self.totals = self.totals + self.totals.new_tensor(added)
 
     @override
     def compute(self) -> dict[str, float]:
@@ -91,7 +93,7 @@ class Steps:
     def _add(self) -> None:
         if self._noted:
             _, losses, logits, labels = zip(*self._noted, strict=True)
-            sizes = torch.tensor([len(part) for part in labels])
+            sizes = torch.tensor([len(part) for part in labels], device="cpu")
             mean = (torch.stack(losses).cpu().double() * sizes).sum() / sizes.sum()
             self._totals.update(mean, torch.cat(logits), torch.cat([hard(part) for part in labels]))
         self._noted = []
@@ -107,7 +109,7 @@ class Steps:
         """Forget all steps; begin with what `sums` has returned."""
         self._noted = []
         self._totals.reset()
-        self._totals.totals = torch.tensor(sums, dtype=torch.float64)
+        self._totals.totals = self._totals.totals.new_tensor(sums)
 
     def first_not_finite(self) -> tuple[int, float] | None:
         """Return step and value of the first loss that is not finite, or None.
@@ -161,7 +163,7 @@ class Outputs(Metric):
         if places is None:
             is_several = dist.is_available() and dist.is_initialized()
             rank, step = (dist.get_rank(), dist.get_world_size()) if is_several else (0, 1)
-            places = torch.full((len(labels),), len(self.turns) * step + rank)
+            places = torch.full((len(labels),), len(self.turns) * step + rank, device="cpu")
         # Copies, since hooks may change what a step has returned.
         self.logits.append(logits.detach().clone())
         self.labels.append(labels.clone())

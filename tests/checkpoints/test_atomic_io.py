@@ -1,3 +1,4 @@
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,18 @@ def test_a_failed_write_leaves_the_old_checkpoint(
         AtomicCheckpointIO().save_checkpoint({"value": 2}, path)
     assert torch.load(path, weights_only=True) == {"value": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["best.ckpt"]
+
+
+def test_a_checkpoint_from_a_gpu_is_read_without_one(tmp_path: Path) -> None:
+    """The file says of its tensor that it was on a GPU which is not here."""
+    here, gpu = tmp_path / "here.ckpt", tmp_path / "gpu.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"value": torch.arange(3)}, here)
+    with zipfile.ZipFile(here) as old, zipfile.ZipFile(gpu, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name.endswith("data.pkl"):
+                content = content.replace(b"X\3\0\0\0cpu", b"X\6\0\0\0cuda:9")
+            new.writestr(name, content)
+    with pytest.raises(RuntimeError, match="CUDA"):
+        torch.load(gpu, weights_only=True)
+    assert AtomicCheckpointIO().load_checkpoint(gpu)["value"].tolist() == [0, 1, 2]

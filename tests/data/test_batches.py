@@ -26,6 +26,7 @@ from fashion_lightning.data.batches import (
 from fashion_lightning.data.foreign import AugmentedDataset, in_memory
 from fashion_lightning.data.loaders import ResumableLoader
 from fashion_lightning.data.sampling import ShuffledSampler, TurnsSampler
+from fashion_lightning.data.split import split_indices
 
 IMAGES = torch.randint(1, 256, (103, 28, 28), dtype=torch.uint8)
 FLOAT_IMAGES = torch.stack([ToTensor()(image.numpy()) for image in IMAGES])
@@ -103,6 +104,18 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
             set_epoch(again, epoch)
             assert numbers(again) == orders[seed, epoch]
     assert len({tuple(order) for order in orders.values()}) == 4
+
+
+def test_the_default_device_does_not_matter() -> None:
+    """Scripts set it to a GPU; the images and their order are drawn on the CPU all the same."""
+    labels = torch.arange(103) % 10
+    arguments: dict[str, Any] = {"horizontal_flip": 0.5, "shift": 1}
+    loader, again = training(10, **arguments), training(10, **arguments)
+    with torch.device("meta"):
+        split = split_indices(labels, 20, seed=0)
+        order = [*again.sampler]
+    assert all(map(torch.equal, split, split_indices(labels, 20, seed=0)))
+    assert order == [*loader.sampler]
 
 
 def test_augmentation_is_flips_and_shifts_of_each_image_by_itself() -> None:

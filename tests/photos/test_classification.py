@@ -203,6 +203,30 @@ def test_what_a_trainer_does_with_the_network_of_plain_backgrounds_is_no_matter(
     assert torch.equal(classifier.look_at(picture).probabilities, before.probabilities)
 
 
+class OnGpu(FashionMNISTClassifier):
+    """Stands for a classifier that its owner has moved to a GPU."""
+
+    device = torch.device("meta")
+
+    def forward(self, images: Tensor) -> Tensor:
+        assert images.device == self.device
+        return torch.eye(10, device="cpu")[:1].expand(len(images), 10)
+
+
+@pytest.mark.parametrize("place", [0, None])
+def test_a_classifier_is_asked_where_it_is(
+    place: int | None, garments: tuple[Tensor, Tensor]
+) -> None:
+    picture = Image.new("RGB", (400, 300), "white")
+    picture.paste("black", (100, 150, 300, 250))
+    if place is not None:
+        picture = photograph(garments[0][place], 0)
+    with torch.device("meta"):  # what a script may have set as the default device
+        result = PhotoClassifier(OnGpu())(picture)
+    assert result.prediction == 0
+    assert result.background == ("plain" if place is None else "real")
+
+
 def test_probabilities_with_a_raised_largest_one_still_sum_to_one(
     classifier: PhotoClassifier, garments: tuple[Tensor, Tensor]
 ) -> None:

@@ -105,6 +105,12 @@ def test_the_first_loss_that_is_not_finite_is_found() -> None:
     assert steps.first_not_finite() is None
 
 
+def test_training_totals_can_be_moved() -> None:
+    totals = TrainingTotals().to("meta")  # as to a GPU
+    totals.update(torch.tensor(0.5), torch.eye(4), torch.arange(4))
+    assert totals.totals.device.type == "meta"
+
+
 @pytest.mark.parametrize("kind", [TrainingTotals, Outputs])
 def test_metrics_are_metrics(kind: type[Any]) -> None:
     """What torchmetrics documents: forward, merging, saving, and values that are never stale."""
