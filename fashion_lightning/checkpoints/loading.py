@@ -80,7 +80,7 @@ class SafeLoading(LightningModule):
         """Build a trained classifier that comes with this package.
 
         Args:
-            name: ``mlp`` or ``convnet``.
+            name: ``mlp``, ``convnet`` or ``wide``.
             **kwargs: Hyperparameters to use instead.
 
         Returns:

@@ -10,6 +10,7 @@ from fashion_lightning.arguments import expect
 _CHECKSUMS = {
     "mlp": "5e4cc6a41976f32d2f00ae1330f45fb46e149dd96254509c04994018cfef9dd7",
     "convnet": "4f510778f162e89eeadefd72ddc0586b0cc6c7a62a9372e824710cd3ff022f2b",
+    "wide": "a7a076af4f04c9d06c4ed202af2b21387230d1563b5411cb78c0f00026a75c43",
 }
 # Those of the networks for photographs on real backgrounds: a classifier, and a mask network.
 _PHOTOS = {
@@ -32,8 +33,8 @@ def weights_file(name: str) -> Path:
     """Return the file of a trained network, verified.
 
     Args:
-        name: ``mlp`` (of ``configs/mlp-best.yaml``), ``convnet`` (of ``configs/convnet.yaml``), or
-            ``photos`` and ``photos-mask`` (of their configs, see `fashion_lightning.photos`).
+        name: ``mlp`` (of ``configs/mlp-best.yaml``), ``convnet``, ``wide`` (in half precision), or
+            ``photos`` and ``photos-mask`` (see `fashion_lightning.photos`), of their configs.
 
     Returns:
         A file that `fashion_lightning.checkpoints.read_checkpoint` reads.
