@@ -20,9 +20,7 @@ from fashion_lightning.export import export
 CONFIGS = {"mlp": "mlp-best.yaml", "convnet": "convnet.yaml", "wide": "wide.yaml"}
 
 
-@pytest.mark.parametrize(
-    "name", ["mlp", "convnet", pytest.param("wide", marks=pytest.mark.long)]
-)
+@pytest.mark.parametrize("name", ["mlp", "convnet", pytest.param("wide", marks=pytest.mark.long)])
 def test_its_accuracy_is_what_is_said_of_it(name: str, data_dir: Path) -> None:
     official = FashionMNIST(data_dir, train=False)
     classifier = FashionMNISTClassifier.from_pretrained(name)
@@ -68,7 +66,7 @@ def test_a_subclass_and_an_export_are_built_likewise(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name_and_a_damaged_file_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="`name` to be 'mlp' or 'convnet' or 'wide', but got 'resnet'"):
+    with pytest.raises(ValueError, match="'mlp' or 'convnet' or 'wide', but got 'resnet'"):
         FashionMNISTClassifier.from_pretrained("resnet")
     monkeypatch.setitem(pretrained._CHECKSUMS, "mlp", "0" * 64)
     with pytest.raises(ValueError, match=r"mlp\.safetensors as it was released, but its checksum"):

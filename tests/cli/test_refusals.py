@@ -118,7 +118,7 @@ DATA: list[Case] = [
     ("fit --data.horizontal_flip .nan", ("`horizontal_flip` to be in [0, 1], but got nan.",)),
     ("fit --data.shift 28", ("Expected `shift` to be an int in 0 ... 27, but got 28.",)),
     ("fit --data.shift -1", ("Expected `shift` to be an int in 0 ... 27, but got -1.",)),
-    ("fit --data.teacher pretrained:x", ("`name` to be 'mlp' or 'convnet' or 'wide', but got 'x'.",)),
+    ("fit --data.teacher pretrained:x", ("'mlp' or 'convnet' or 'wide', but got 'x'.",)),
     ("fit --data.teacher pretrained:mlp --trainer.overfit_batches 2", ("0 with `teacher`",)),
     ("fit --data.teacher nowhere", ("`teacher` to be a checkpoint file, or", "got 'nowhere'.")),
     (
@@ -191,7 +191,7 @@ CHECKPOINT: list[Case] = [
     ("export --ckpt_path best --overwrite x", ("`overwrite` to be true or false, but got x.",)),
     ("fit --output x", ("unrecognized arguments: --output", "fit --help")),
     ("validate --ckpt_path best", (CKPT, "but got best.")),
-    ("test --ckpt_path pretrained:x", ("`name` to be 'mlp' or 'convnet' or 'wide', but got 'x'.",)),
+    ("test --ckpt_path pretrained:x", ("'mlp' or 'convnet' or 'wide', but got 'x'.",)),
     ("predict --ckpt_path nowhere.ckpt", (CKPT, "but got nowhere.ckpt.")),
     ("test --ckpt_path a_folder", (CKPT, "but got a_folder.")),
     (
