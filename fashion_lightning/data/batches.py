@@ -130,7 +130,7 @@ class ImageDataset(Dataset[Any]):
 
     def take(self, index: Tensor) -> "Samples":
         """Return several images by an index tensor, ``(B,)``."""
-        index = index.to(self.images.device, non_blocking=True)  # A GPU is not waited for.
+        index = index.to(self.images.device)
         if self.augmentation.shift:
             number, source = index // len(self), index % len(self)
             flip, down, right = self.augmentation.parts(number)
