@@ -20,6 +20,8 @@ _WARNINGS = (
     ".*isinstance.treespec, LeafSpec.* is deprecated",
     # The summary assumes 32 bits per parameter, which is right for bf16-mixed.
     "Precision bf16-mixed is not supported by the model summary",
+    # Images in memory are served fastest without worker processes.
+    "The '.*_dataloader' does not have many workers which may be a bottleneck",
     # `CSVLogger` of a continued run, whose earlier curves have been renamed.
     r"Experiment logs directory .* exists and is not empty",
     # `--optimizer` is there to override the module's.

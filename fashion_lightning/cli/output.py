@@ -16,7 +16,7 @@ from fashion_lightning.callbacks import SteadyProgressBar
 # Advertisements, and notices about hardware that is not there or about what was asked for.
 _NOTICES = re.compile(
     "(GPU|TPU|HPU) available: False|💡|Seed set to|Restoring states|Loaded model weights"
-    "|Restored all states|`Trainer.fit` stopped: `max_epochs"
+    "|Restored all states|`Trainer.fit` stopped: `max_epochs|You are using a CUDA device"
 )
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import warnings
 from pathlib import Path
 
 import pytest
@@ -69,4 +70,17 @@ def test_advertisements_are_left_out_and_facts_are_not(caplog: pytest.LogCapture
     with caplog.at_level(logging.INFO, log.name):
         for text in ("GPU available: False, used: False", "💡 Tip: ...", "GPU available: True"):
             log.info(text)
+        log.info("You are using a CUDA device ('NVIDIA H200') that has Tensor Cores.")
     assert caplog.messages == ["GPU available: True"]
+
+
+def test_nobody_is_told_to_load_images_in_memory_by_workers(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    connector = "lightning.pytorch.trainer.connectors.data_connector"
+    monkeypatch.setattr(f"{connector}.suggested_max_num_workers", lambda devices: 7)  # 8 cores
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        command("validate", "--ckpt_path", "pretrained:mlp", "--trainer.limit_val_batches", "1")
+    assert [w for w in caught if "workers" in str(w.message)] == []
