@@ -382,6 +382,7 @@ def test_print_config_can_be_used_as_a_config(
     command("fit", "--config", "printed.yaml", *UNTESTED)
     config = yaml.safe_load((here / "lightning_logs/version_0/config.yaml").read_text())
     assert config["model"]["lr"] == 0.25
+    assert config["trainer"]["devices"] == 1  # With all GPUs, a step would see more images.
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["fit", "--help"], ["--version"]])
