@@ -56,6 +56,7 @@ class SafeLoading(LightningModule):
                 names a network that is not this package's.
         """
         is_trusted = weights_only is False
+        place = "cpu" if map_location is None else map_location
         if isinstance(checkpoint_path, str) and "://" in checkpoint_path:
             with fsspec.open(checkpoint_path, "rb") as file:
                 checkpoint_path = io.BytesIO(file.read())
@@ -69,7 +70,7 @@ class SafeLoading(LightningModule):
                 torch.save(content, checkpoint_path)
                 checkpoint_path.seek(0)
         module: Self = super().load_from_checkpoint(
-            checkpoint_path, map_location, hparams_file, strict, not is_trusted, **kwargs
+            checkpoint_path, place, hparams_file, strict, not is_trusted, **kwargs
         )
         for name in {"mean", "std"} & {*kwargs}:  # Loading has overwritten them.
             getattr(module, name).fill_(kwargs[name])

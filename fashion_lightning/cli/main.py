@@ -1,5 +1,6 @@
 """The command's entry: set up the process, then build and run the LightningCLI."""
 
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -51,6 +52,11 @@ def main(args: Sequence[str] | None = None) -> None:
             cli.parser.exit(1, f"\nerror: {error}\n")
 
 
+def _devices() -> int | str:
+    """Return one device, since more multiply the batch, or those that a launcher has counted."""
+    return "auto" if {"WORLD_SIZE", "SLURM_NTASKS"} & {*os.environ} else 1
+
+
 def _run(args: list[str], series: Series | None = None) -> FashionLightningCLI:
     named = named_classes(args)  # by a config file
     return FashionLightningCLI(
@@ -60,7 +66,7 @@ def _run(args: list[str], series: Series | None = None) -> FashionLightningCLI:
         subclass_mode_data="data" in named,
         seed_everything_default=0,
         trainer_class=ExportingTrainer,
-        trainer_defaults={"max_epochs": 14, "devices": 1},  # All GPUs would multiply the batch.
+        trainer_defaults={"max_epochs": 14, "devices": _devices()},
         save_config_callback=None,  # `before_fit` writes a run's config.yaml.
         parser_class=Parser,
         args=args,

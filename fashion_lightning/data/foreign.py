@@ -70,8 +70,10 @@ def in_memory(dataset: Any) -> tuple[Tensor, ...] | None:
     """
     if type(dataset) is Subset:
         tensors = in_memory(dataset.dataset)
-        index = torch.as_tensor(dataset.indices, dtype=torch.int64)
-        return tensors and tuple(tensor[index] for tensor in tensors)
+        if tensors is None:
+            return None
+        index = torch.as_tensor(dataset.indices, dtype=torch.int64, device=tensors[0].device)
+        return tuple(tensor[index] for tensor in tensors)
     if type(dataset) is ConcatDataset:
         parts = [in_memory(part) for part in dataset.datasets]
         if all(part and len(part) == len(parts[0] or ()) for part in parts):

@@ -212,7 +212,8 @@ class _Generator(torch.Generator):
 
 
 def _seeded(seed: int) -> torch.Generator:
-    return _Generator().manual_seed(seed)
+    # PyTorch's iterators draw on the default device.
+    return _Generator(torch.get_default_device()).manual_seed(seed)
 
 
 def _check_loaded(dataset: Any) -> None:

@@ -33,7 +33,7 @@ def split_indices(labels: Tensor, val_size: int, seed: int) -> tuple[Tensor, Ten
 
 def split_digest(val: Tensor) -> str:
     """Return a checksum of the indices of a validation split, which checkpoints record."""
-    return hashlib.sha256(val.numpy().tobytes()).hexdigest()
+    return hashlib.sha256(val.cpu().numpy().tobytes()).hexdigest()
 
 
 SPLIT = ("split_seed", "val_size", "split_digest")

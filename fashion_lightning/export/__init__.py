@@ -101,7 +101,7 @@ def export(
     new_file(path, overwrite)
     classifier = deepcopy(classifier).cpu().float().eval().requires_grad_(False)
     # Building networks draws random numbers, but the caller's generator must not advance.
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch's exporters warn of their own deprecations.
         content = _write(format, classifier, split)
         expected = _in_batches(lambda batch: classifier.predict_step(batch, 0), images)

@@ -207,7 +207,7 @@ def _without_mirror(network: FashionMNISTClassifier) -> FashionMNISTClassifier:
 
 
 def _logits(classifier: FashionMNISTClassifier, images: Tensor) -> Tensor:
-    logits: Tensor = classifier(images.to(classifier.device))
+    logits: Tensor = classifier(images.to(next(classifier.parameters()).device))
     return logits.cpu()
 
 

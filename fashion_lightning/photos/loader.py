@@ -143,20 +143,24 @@ def collate_photos(samples: Any) -> PhotoBatch:
             read.append(sample)
             index.append(place)
     paths = [escape_name(samples.paths[place]) for place in index]
-    where = torch.tensor(index, dtype=torch.int64)
-    if samples.classifies:
-        return PhotoBatch(
-            _stacked([each.seen.unsqueeze(0) / 255 for each in read], 1, IMAGE_SIZE, IMAGE_SIZE),
-            where,
-            paths,
-            problems,
-            [each.background for each in read],
-            _stacked([each.probabilities for each in read], 10),
-            torch.tensor([math.nan if e.sure is None else SURE[e.background] for e in read]),
-            _stacked([torch.zeros(64, 64) if e.mask is None else e.mask for e in read], 64, 64),
-            torch.tensor([each.region or (0, 0, 0, 0) for each in read]).reshape(-1, 4),
-        )
-    return PhotoBatch(_stacked(read, 1, IMAGE_SIZE, IMAGE_SIZE), where, paths, problems)
+    with torch.device("cpu"):  # whatever the default device is
+        where = torch.tensor(index, dtype=torch.int64)
+        none = torch.zeros(64, 64, dtype=torch.uint8)
+        if samples.classifies:
+            return PhotoBatch(
+                _stacked(
+                    [each.seen.unsqueeze(0) / 255 for each in read], 1, IMAGE_SIZE, IMAGE_SIZE
+                ),
+                where,
+                paths,
+                problems,
+                [each.background for each in read],
+                _stacked([each.probabilities for each in read], 10),
+                torch.tensor([math.nan if e.sure is None else SURE[e.background] for e in read]),
+                _stacked([none if e.mask is None else e.mask for e in read], 64, 64).byte(),
+                torch.tensor([each.region or (0, 0, 0, 0) for each in read]).reshape(-1, 4),
+            )
+        return PhotoBatch(_stacked(read, 1, IMAGE_SIZE, IMAGE_SIZE), where, paths, problems)
 
 
 def _stacked(tensors: list[Tensor], *shape: int) -> Tensor:

@@ -35,8 +35,9 @@ class SceneDataModule(FashionMNISTDataModule):
         """Return the scenes of a batch of images and labels."""
         images, labels = (part.cpu() for part in batch)
         generator = _generator(images)
-        pictures, masks = compose(images, labels, SIZE, generator)
-        channels = torch.randperm(3, generator=generator)
+        with torch.device("cpu"):
+            pictures, masks = compose(images, labels, SIZE, generator)
+            channels = torch.randperm(3, generator=generator)
         pictures = torch.cat([pictures, pictures[:, channels].flip(3)])
         return pictures.to(batch[0].device), torch.cat([masks, masks.flip(3)]).to(batch[0].device)
 
@@ -51,7 +52,8 @@ class DamagedDataModule(FashionMNISTDataModule):
             return batch
         images, labels = (part.cpu() for part in batch)
         count = 3 * len(images) // 4
-        damaged = damage(images[:count], labels[:count], _generator(images))
+        with torch.device("cpu"):
+            damaged = damage(images[:count], labels[:count], _generator(images))
         return [torch.cat([damaged.to(batch[0].device), batch[0][count:]]), batch[1]]
 
 

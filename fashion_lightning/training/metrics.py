@@ -41,7 +41,7 @@ def _gather_states(state: Tensor, group: Any = None) -> list[Tensor]:
 
 
 class TrainingTotals(Metric):
-    """Mean loss and accuracy of the training images of an epoch; sums are float64, on the CPU.
+    """Mean loss and accuracy of the training images of an epoch; sums are float64.
 
     Example:
         >>> totals = TrainingTotals()
@@ -163,11 +163,11 @@ class Outputs(Metric):
         if places is None:
             is_several = dist.is_available() and dist.is_initialized()
             rank, step = (dist.get_rank(), dist.get_world_size()) if is_several else (0, 1)
-            places = torch.full((len(labels),), len(self.turns) * step + rank, device="cpu")
+            places = torch.tensor([len(self.turns) * step + rank], device="cpu").expand(len(labels))
         # Copies, since hooks may change what a step has returned.
         self.logits.append(logits.detach().clone())
         self.labels.append(labels.clone())
-        self.turns.append(places)
+        self.turns.append(places.to(labels.device))
 
     @override
     def compute(self) -> tuple[Tensor, Tensor]:

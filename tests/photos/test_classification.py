@@ -12,12 +12,15 @@ from PIL import Image, ImageDraw, ImageFilter, ImageOps
 from support import REPOSITORY
 from torch import Tensor
 
-from fashion_lightning import CLASSES, FashionMNISTClassifier
+from fashion_lightning import CLASSES, MLP, FashionMNISTClassifier
 from fashion_lightning.checkpoints import weights_file
 from fashion_lightning.data import files
 from fashion_lightning.photos import (
     PhotoClassifier,
+    Photos,
     classify,
+    collate_photos,
+    find_images,
     is_plain,
     read_image,
     to_fashion_mnist,
@@ -204,12 +207,10 @@ def test_what_a_trainer_does_with_the_network_of_plain_backgrounds_is_no_matter(
 
 
 class OnGpu(FashionMNISTClassifier):
-    """Stands for a classifier that its owner has moved to a GPU."""
-
-    device = torch.device("meta")
+    """Stands for a classifier whose network its owner has moved to a GPU."""
 
     def forward(self, images: Tensor) -> Tensor:
-        assert images.device == self.device
+        assert images.device.type == "meta"
         return torch.eye(10, device="cpu")[:1].expand(len(images), 10)
 
 
@@ -222,9 +223,25 @@ def test_a_classifier_is_asked_where_it_is(
     if place is not None:
         picture = photograph(garments[0][place], 0)
     with torch.device("meta"):  # what a script may have set as the default device
-        result = PhotoClassifier(OnGpu())(picture)
+        result = PhotoClassifier(OnGpu(MLP()))(picture)
     assert result.prediction == 0
     assert result.background == ("plain" if place is None else "real")
+
+
+def test_a_batch_may_hold_photographs_with_and_without_masks(
+    classifier: PhotoClassifier, garments: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    plain = Image.new("RGB", (400, 300), "white")
+    plain.paste("black", (100, 150, 300, 250))
+    for name, picture in {"plain": plain, "real": photograph(garments[0][0], 0)}.items():
+        picture.save(tmp_path / f"{name}.png")
+    photos = Photos(find_images(tmp_path), classifier)
+    with torch.device("meta"):  # what a script may have set as the default device
+        batch = collate_photos(photos.__getitems__([0, 1]))
+    assert batch.mask is not None
+    assert batch.background == ["plain", "real"]
+    assert batch.mask.dtype == torch.uint8
+    assert [bool(mask.any()) for mask in batch.mask] == [False, True]
 
 
 def test_probabilities_with_a_raised_largest_one_still_sum_to_one(
