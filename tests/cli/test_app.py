@@ -385,6 +385,15 @@ def test_print_config_can_be_used_as_a_config(
     assert config["trainer"]["devices"] == 1  # With all GPUs, a step would see more images.
 
 
+def test_a_launcher_decides_how_many_devices_there_are(
+    command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")  # as torchrun sets it
+    with pytest.raises(SystemExit):
+        command("fit", "--print_config")
+    assert yaml.safe_load(capsys.readouterr().out)["trainer"]["devices"] == "auto"
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["fit", "--help"], ["--version"]])
 def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
