@@ -26,7 +26,11 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Share the cores among the workers; processes that tests start inherit their share."""
+    """Share the cores among the workers, and compute on the CPU, whose bits some tests compare.
+
+    Processes that tests start inherit both.
+    """
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
     if hasattr(config, "workerinput") and "OMP_NUM_THREADS" not in os.environ:
         cores, workers = os.cpu_count() or 1, config.workerinput["workercount"]
         os.environ["OMP_NUM_THREADS"] = str(max(1, cores // workers))
